@@ -1,0 +1,222 @@
+"""Directories that one stage hands to the next: a manifest, digests, and a rename that makes them appear whole.
+
+A directory is complete if, and only if, it holds `manifest.json`. The manifest names every file with size and sha256,
+the recipe (settings and the digests of the parents) and the measured facts. Its digest covers the kind, the recipe and
+the files, but no time, host or path, so that the same work has the same digest anywhere.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chextriev.errors import DamagedArtifact, NotAnArtifact, OutputExists
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an artefact is made of: checked settings, and the digests of its parents by role."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parents: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`."""
+
+    kind: str
+    recipe: Recipe
+    files: Mapping[str, Mapping[str, Any]]  # relative path -> {"size": bytes, "sha256": hex}
+    facts: Mapping[str, Any] = field(default_factory=dict)  # measured or local; outside the digest
+
+    @property
+    def digest(self) -> str:
+        """Identity of the artefact: kind, recipe and files."""
+        return digest_of({"kind": self.kind, "recipe": asdict(self.recipe), "files": self.files})
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        content = {"schema": SCHEMA, "digest": self.digest, **asdict(self)}
+        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def digest_of(value: object) -> str:
+    """sha256 (hex) of a JSON-able value in canonical form: sorted keys, no spaces."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(directory: Path, kind: str) -> Manifest:
+    """The manifest of a complete directory of this kind, its own digest checked.
+
+    Raises NotAnArtifact if there is none or it is of another kind, DamagedArtifact if it was altered.
+    """
+    path = Path(directory) / MANIFEST
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise NotAnArtifact(f"{directory} is not a complete {kind}: it has no {MANIFEST}; make it again") from None
+    except (OSError, ValueError) as error:
+        raise NotAnArtifact(f"{path} cannot be read as a manifest ({error}); a {kind} is needed here") from error
+    try:
+        recipe = Recipe(**content["recipe"])
+        manifest = Manifest(content["kind"], recipe, content["files"], content["facts"])
+        stated = content["digest"]
+    except (KeyError, TypeError) as error:
+        raise NotAnArtifact(f"{path} is not a manifest of this package ({error}); a {kind} is needed here") from error
+    if manifest.kind != kind:
+        raise NotAnArtifact(f"{directory} holds a {manifest.kind}; a {kind} is needed here")
+    if manifest.digest != stated:
+        raise DamagedArtifact(f"{path} was altered: its digest is {manifest.digest[:12]}, it says {stated[:12]}")
+    return manifest
+
+
+def verify_files(directory: Path, manifest: Manifest) -> None:
+    """Compare every file with the manifest; DamagedArtifact names the first that differs."""
+    for name, record in manifest.files.items():
+        path = Path(directory) / name
+        if not path.is_file() or path.is_symlink():
+            raise DamagedArtifact(f"{path} is missing; make the {manifest.kind} again")
+        if path.stat().st_size != record["size"]:
+            raise DamagedArtifact(f"{path} has {path.stat().st_size} bytes, its manifest says {record['size']}")
+        if file_digest(path) != record["sha256"]:
+            raise DamagedArtifact(f"{path} differs from its manifest (sha256); make the {manifest.kind} again")
+
+
+def open_artifact(directory: Path, kind: str) -> Manifest:
+    """Read the manifest and verify every file: what a stage calls before it trusts its parent."""
+    manifest = read_manifest(directory, kind)
+    verify_files(directory, manifest)
+    return manifest
+
+
+def find_current(directory: Path, kind: str, recipe: Recipe) -> Manifest | None:
+    """The manifest of `directory` if it is whole and was made by exactly this recipe, else None."""
+    try:
+        manifest = open_artifact(directory, kind)
+    except (NotAnArtifact, DamagedArtifact):
+        return None
+    return manifest if asdict(manifest.recipe) == _plain(asdict(recipe)) else None
+
+
+def seal(directory: Path, kind: str, recipe: Recipe, facts: Mapping[str, Any] | None = None) -> Manifest:
+    """Declare a directory complete: record its files and write the manifest last, atomically."""
+    directory = Path(directory)
+    files = {str(path.relative_to(directory)): _record(path) for path in _files_of(directory)}
+    settings, parents = _plain(dict(recipe.settings)), _plain(dict(recipe.parents))
+    manifest = Manifest(kind, Recipe(settings, parents), files, _plain(dict(facts or {})))
+    write_text(directory / MANIFEST, manifest.to_json())
+    return manifest
+
+
+@contextmanager
+def publishing(target: Path, kind: str) -> Iterator[Path]:
+    """Yield a scratch directory beside `target`; when the body has sealed it, rename it to `target`.
+
+    If the body fails or is interrupted, nothing appears. A previous artefact of the same kind is replaced;
+    anything else at `target` is refused with OutputExists.
+    """
+    target = Path(target)
+    check_output(target, kind)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _reap(target)
+    scratch = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    scratch.mkdir()
+    try:
+        yield scratch
+        read_manifest(scratch, kind)
+        _swap(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_output(target: Path, kind: str) -> None:
+    """Refuse an output path that holds anything but an artefact of this kind."""
+    target = Path(target)
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        read_manifest(target, kind)
+    except NotAnArtifact:
+        raise OutputExists(f"{target} exists and is not a {kind}; choose another output or move it away") from None
+    except DamagedArtifact:
+        return
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that readers see the old or the new one, never half of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes so that readers see the old or the new file, never half of it."""
+    scratch = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with scratch.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _files_of(directory: Path) -> list[Path]:
+    found = (path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def _plain(value: Any) -> Any:
+    """The value as it reads back from JSON (tuples become lists), so that recipes compare equal."""
+    return json.loads(json.dumps(value))
+
+
+def _swap(scratch: Path, target: Path) -> None:
+    if not target.exists():
+        scratch.rename(target)
+        return
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    target.rename(old)
+    scratch.rename(target)
+    shutil.rmtree(old)
+
+
+def _reap(target: Path) -> None:
+    """Remove what dead processes left beside `target`; one that died between the two renames is completed first."""
+    for leftover in target.parent.glob(f".{target.name}.*-*"):
+        role, _, pid = leftover.name.rpartition("-")
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        if role.endswith(".old") and not target.exists():
+            leftover.rename(target)
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

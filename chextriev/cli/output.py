@@ -1,0 +1,26 @@
+"""How every verb prints: sentences for a person, or one JSON document for a machine."""
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+
+def add_action(
+    actions: Any, name: str, purpose: str, run: Callable[[argparse.Namespace], Any]
+) -> argparse.ArgumentParser:
+    """Add the action `name` of a verb, with `--json`."""
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=purpose, description=purpose)
+    finish_parser(parser, run)
+    return parser
+
+
+def finish_parser(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], Any]) -> None:
+    """Give a parser its `--json` option and the function it runs."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(run=run)
+
+
+def emit(options: argparse.Namespace, text: str, content: object) -> None:
+    """Print `content` as JSON if asked for, else `text`."""
+    print(json.dumps(content, indent=2, ensure_ascii=False) if options.json else text)

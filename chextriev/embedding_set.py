@@ -1,0 +1,105 @@
+"""Embeddings on disk: one vector a radiograph, with the ids and metadata that evaluation and the index need.
+
+An artefact of kind "embeddings": `embeddings.npy` float32 [N, D], `ids.parquet` (row, ids, view, sex, age, split and
+one int8 column a finding) and a manifest whose recipe names the encoder and the study table.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.anatomy import Finding
+from chextriev.artifacts import open_artifact
+from chextriev.errors import CountMismatch, EmptySplit
+from chextriev.optional import require
+
+KIND = "embeddings"
+VECTORS_FILE = "embeddings.npy"
+IDS_FILE = "ids.parquet"
+METADATA = ("view", "sex", "age", "split")
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingSet:
+    """N embeddings and what belongs to each.
+
+    vectors: [N, D] float32. findings: [N, 9] int8, 1, 0 or -1 (unknown). metadata: columns of length N by name.
+    encoder_digest: the bundle that made the vectors. digest: this set.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    image_id: npt.NDArray[np.object_]
+    study_id: npt.NDArray[np.object_]
+    patient_id: npt.NDArray[np.object_]
+    findings: npt.NDArray[np.int8]
+    metadata: Mapping[str, npt.NDArray[Any]]
+    encoder_digest: str
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        columns = (self.image_id, self.study_id, self.patient_id, self.findings, *self.metadata.values())
+        if any(len(column) != len(self.vectors) for column in columns):
+            lengths = ", ".join(str(len(column)) for column in columns)
+            raise CountMismatch(f"embeddings: {len(self.vectors)} vectors beside columns of {lengths} rows")
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "EmbeddingSet":
+        """The set of these rows, in this order; it keeps the digest of the whole."""
+        return EmbeddingSet(
+            vectors=self.vectors[rows],
+            image_id=self.image_id[rows],
+            study_id=self.study_id[rows],
+            patient_id=self.patient_id[rows],
+            findings=self.findings[rows],
+            metadata={name: column[rows] for name, column in self.metadata.items()},
+            encoder_digest=self.encoder_digest,
+            digest=self.digest,
+        )
+
+    def of_split(self, split: str) -> "EmbeddingSet":
+        """The rows of one split; EmptySplit if there are none."""
+        rows = np.flatnonzero(self.metadata["split"] == split)
+        if not len(rows):
+            raise EmptySplit(f"the embeddings have no radiograph in split {split!r}")
+        return self.take(rows)
+
+
+def write_embedding_files(embeddings: EmbeddingSet, directory: Path) -> None:
+    """Write `embeddings.npy` and `ids.parquet`; the caller seals and publishes the directory."""
+    pyarrow, parquet = require("pyarrow", extra="index"), require("pyarrow.parquet", extra="index")
+    columns: dict[str, npt.NDArray[Any]] = {
+        "row": np.arange(len(embeddings)),
+        "image_id": embeddings.image_id,
+        "study_id": embeddings.study_id,
+        "patient_id": embeddings.patient_id,
+        **embeddings.metadata,
+        **{finding.label: embeddings.findings[:, finding] for finding in Finding},
+    }
+    np.save(directory / VECTORS_FILE, embeddings.vectors)
+    parquet.write_table(
+        pyarrow.table({name: pyarrow.array(c, from_pandas=True) for name, c in columns.items()}), directory / IDS_FILE
+    )
+
+
+def read_embeddings(directory: str | Path) -> EmbeddingSet:
+    """Open embeddings, their files verified; the vectors are memory-mapped."""
+    directory = Path(directory)
+    manifest = open_artifact(directory, KIND)
+    table = require("pyarrow.parquet", extra="index").read_table(directory / IDS_FILE)
+    columns = {name: np.asarray(table.column(name).to_numpy()) for name in table.column_names}
+    return EmbeddingSet(
+        vectors=np.load(directory / VECTORS_FILE, mmap_mode="r"),
+        image_id=columns["image_id"],
+        study_id=columns["study_id"],
+        patient_id=columns["patient_id"],
+        findings=np.stack([columns[finding.label] for finding in Finding], axis=1).astype(np.int8),
+        metadata={name: columns[name] for name in METADATA},
+        encoder_digest=manifest.recipe.parents["encoder"],
+        digest=manifest.digest,
+    )

@@ -1,0 +1,69 @@
+"""The encoder protocol: radiographs in, embeddings out, whatever executes it.
+
+Runners register under the entry-point group `chextriev.engines`, so that this module imports none of them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.bundle import EncoderBundle, open_bundle
+from chextriev.errors import UnknownEngine
+from chextriev.radiograph import Radiograph
+
+ENGINE_GROUP = "chextriev.engines"
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """What an encoder says about B radiographs.
+
+    vectors: [B, D] float32, the retrieval embedding (compare by cosine). finding_logits: [B, 9] float32.
+    region_logits: [B, 18, 9] float32. region_vectors: [B, 18, D] float32, whose mean over regions is the embedding.
+    encoder_digest: the bundle that made them.
+    """
+
+    image_ids: tuple[str, ...]
+    vectors: npt.NDArray[np.float32]
+    finding_logits: npt.NDArray[np.float32]
+    region_logits: npt.NDArray[np.float32]
+    region_vectors: npt.NDArray[np.float32]
+    encoder_digest: str
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def finding_probabilities(self) -> npt.NDArray[np.float32]:
+        """[B, 9] float32 in 0..1: the logistic function of the logits."""
+        return np.asarray(1.0 / (1.0 + np.exp(-self.finding_logits)), np.float32)
+
+
+class Encoder(Protocol):
+    """An opened bundle on an executor. Safe to call from several threads."""
+
+    bundle: EncoderBundle
+
+    def encode(self, radiographs: Iterable[Radiograph]) -> Embeddings:
+        """Encode radiographs, in order."""
+
+    def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Backbone features [n, width] float32 of grey crops [n, 224, 224] uint8."""
+
+    def relate(self, features: npt.NDArray[np.float32], image_ids: Iterable[str]) -> Embeddings:
+        """Embeddings of backbone features [B, 18, width] float32."""
+
+
+def open_encoder(bundle: str | Path | EncoderBundle, *, engine: str = "onnx") -> Encoder:
+    """Open a bundle on an engine: "onnx" (ONNX Runtime, CPU) here and now; the installed ones are listed on error."""
+    runners = {point.name: point for point in entry_points(group=ENGINE_GROUP)}
+    if engine not in runners:
+        raise UnknownEngine(engine, sorted(runners) or ["(none installed: pip install 'chextriev[export]')"])
+    opened = bundle if isinstance(bundle, EncoderBundle) else open_bundle(bundle)
+    runner: Encoder = runners[engine].load()(opened)
+    return runner

@@ -1,0 +1,184 @@
+"""Every error that chextriev raises on purpose.
+
+Each message says what came, what is allowed and what to do. The command line prints the message and exits with
+status 2; from Python, catch the branch you can mend::
+
+    ChextrievError
+    ├── InputError                what a person gave
+    │   ├── UnknownName           UnknownRegion, UnknownFinding, UnknownVariant, UnknownBackbone, UnknownEngine
+    │   ├── ImageError            UnreadableImage, EmptyImage
+    │   ├── BoxError              MissingRegion, DuplicateRegion, EmptyBox, BoxOutside, InvalidBox
+    │   ├── TableError            MissingColumn, MissingFile, InvalidValue, CountMismatch, DuplicateImage, EmptySplit
+    │   ├── TruncatedArchive
+    │   └── InvalidSetting
+    ├── ArtifactError             what a stage handed over
+    │   ├── NotAnArtifact
+    │   ├── DamagedArtifact       UnreadableCheckpoint
+    │   ├── DigestMismatch        OtherEncoder, OtherBackbone
+    │   └── OutputExists
+    ├── MissingDependency
+    └── WeightsUnavailable
+"""
+
+from collections.abc import Iterable
+
+
+class ChextrievError(Exception):
+    """Base of the tree; never raised itself."""
+
+
+class InputError(ChextrievError, ValueError):
+    """Something a person gave is not usable."""
+
+
+class UnknownName(InputError):
+    """A name outside a closed vocabulary."""
+
+    kind = "name"
+
+    def __init__(self, name: str, allowed: Iterable[str], *, where: str = "") -> None:
+        place = f" in {where}" if where else ""
+        super().__init__(f"no {self.kind} {name!r}{place}; choose one of {', '.join(allowed)}")
+        self.name = name
+
+
+class UnknownRegion(UnknownName):
+    """Not one of the 18 regions."""
+
+    kind = "region"
+
+
+class UnknownFinding(UnknownName):
+    """Not one of the nine findings."""
+
+    kind = "finding"
+
+
+class UnknownVariant(UnknownName):
+    """Not a variant of the encoder."""
+
+    kind = "variant"
+
+
+class UnknownBackbone(UnknownName):
+    """Not a backbone that this package builds."""
+
+    kind = "backbone"
+
+
+class UnknownEngine(UnknownName):
+    """No installed runner answers to this engine name."""
+
+    kind = "engine"
+
+
+class ImageError(InputError):
+    """A file that should be a radiograph."""
+
+
+class UnreadableImage(ImageError):
+    """The file is missing, truncated, or not a JPEG or PNG of a grey image."""
+
+
+class EmptyImage(ImageError):
+    """The image has no pixels, or all of them are equal."""
+
+
+class BoxError(InputError):
+    """The 18 region boxes of one radiograph."""
+
+
+class MissingRegion(BoxError):
+    """A region has no box."""
+
+
+class DuplicateRegion(BoxError):
+    """A region has two boxes."""
+
+
+class EmptyBox(BoxError):
+    """A box has no area: x2 <= x1 or y2 <= y1."""
+
+
+class BoxOutside(BoxError):
+    """A box does not touch the image."""
+
+
+class InvalidBox(BoxError):
+    """A box is not four finite numbers."""
+
+
+class TableError(InputError):
+    """A table of images, regions or splits."""
+
+
+class MissingColumn(TableError):
+    """A table lacks a column."""
+
+
+class MissingFile(TableError):
+    """A folder lacks a file that its layout needs."""
+
+
+class InvalidValue(TableError):
+    """A cell holds a value outside its range."""
+
+
+class CountMismatch(TableError):
+    """Two things that belong together differ in number."""
+
+
+class DuplicateImage(TableError):
+    """An image id stands twice."""
+
+
+class EmptySplit(TableError):
+    """A split holds no radiograph."""
+
+
+class TruncatedArchive(InputError):
+    """A zip file that ends early or is not a zip file."""
+
+
+class InvalidSetting(InputError):
+    """A setting outside its range."""
+
+
+class ArtifactError(ChextrievError):
+    """A directory that one stage hands to the next."""
+
+
+class NotAnArtifact(ArtifactError):
+    """The directory has no manifest of the expected kind: it is incomplete, or something else."""
+
+
+class DamagedArtifact(ArtifactError):
+    """A file of the directory differs from its manifest."""
+
+
+class UnreadableCheckpoint(DamagedArtifact):
+    """A checkpoint that is truncated, or holds more than tensors and plain values."""
+
+
+class DigestMismatch(ArtifactError):
+    """Two artefacts that do not belong together."""
+
+
+class OtherEncoder(DigestMismatch):
+    """Vectors of one encoder offered to an index of another."""
+
+
+class OtherBackbone(DigestMismatch):
+    """Features of one backbone or preprocessing offered to another."""
+
+
+class OutputExists(ArtifactError):
+    """The output path holds something that this stage did not make."""
+
+
+class MissingDependency(ChextrievError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class WeightsUnavailable(ChextrievError):
+    """Pretrained weights are neither in a file nor downloadable."""

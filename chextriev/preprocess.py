@@ -1,0 +1,62 @@
+"""Crop and resize: the one definition that training, every engine and the server share.
+
+The published code crops each box in original pixels (outside is black) and resizes it to 224 x 224 with antialiased
+bilinear interpolation, ignoring the aspect ratio. Here the crop is Pillow's and the arithmetic is 8-bit: each of its two
+passes rounds to a grey level, so a pixel may differ from the published floating-point form by up to
+`TOLERANCE_GREY_LEVELS`.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from chextriev.anatomy import N_REGIONS
+from chextriev.artifacts import digest_of
+from chextriev.errors import InvalidSetting
+from chextriev.radiograph import RegionBoxes
+
+TOLERANCE_GREY_LEVELS = 1.0
+"""Largest difference to the published resize, in grey levels of 255 (measured by tests/test_preprocess.py)."""
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """How a region becomes the backbone's input. Saved with everything that depends on it."""
+
+    size: int = 224
+    resize: str = "bilinear-antialias-uint8"
+    corners: str = "nearest-integer"
+    outside: str = "black"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InvalidSetting(f"crop size {self.size}; a positive number of pixels is needed")
+        if (self.resize, self.corners, self.outside) != ("bilinear-antialias-uint8", "nearest-integer", "black"):
+            raise InvalidSetting(f"unknown preprocessing {asdict(self)}; this release implements {asdict(CropSpec())}")
+
+    @property
+    def digest(self) -> str:
+        """Identity of the preprocessing."""
+        return digest_of(asdict(self))
+
+
+def region_crops(
+    pixels: npt.NDArray[np.uint8], boxes: RegionBoxes, spec: CropSpec | None = None
+) -> npt.NDArray[np.uint8]:
+    """The 18 crops [18, size, size] uint8 of a radiograph [height, width] uint8."""
+    size = (spec or CropSpec()).size
+    image = Image.fromarray(pixels)
+    crops = np.empty((N_REGIONS, size, size), np.uint8)
+    for index, corners in enumerate(integer_corners(boxes)):
+        crop = image.crop(tuple(corners))
+        crops[index] = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR))
+    return crops
+
+
+def integer_corners(boxes: RegionBoxes) -> npt.NDArray[np.int64]:
+    """[18, 4] int64 corners to cut at: the nearest integers (halves up), at least one pixel wide and high."""
+    corners = np.floor(boxes.xyxy.astype(np.float64) + 0.5).astype(np.int64)
+    corners[:, 2:] = np.maximum(corners[:, 2:], corners[:, :2] + 1)
+    return corners

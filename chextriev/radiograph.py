@@ -1,0 +1,190 @@
+"""A radiograph and the boxes of its 18 regions, checked when they are made."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from chextriev.anatomy import N_REGIONS, Region
+from chextriev.errors import (
+    BoxOutside,
+    CountMismatch,
+    DuplicateRegion,
+    EmptyBox,
+    EmptyImage,
+    InvalidBox,
+    MissingRegion,
+    UnreadableImage,
+)
+
+View = Literal["AP", "PA"]
+MAX_PIXELS = 100_000_000
+"""Largest image that is decoded; a 43 x 35 cm detector at 0.1 mm has 15 million pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegionBoxes:
+    """One box for each of the 18 regions.
+
+    xyxy: [18, 4] float32, corners x1, y1, x2, y2 in pixels of the original image, in the order of `Region`. A box may
+    reach past the border (there the crop is black), but it has an area and touches the image.
+    """
+
+    xyxy: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.xyxy.shape != (N_REGIONS, 4):
+            raise CountMismatch(f"boxes have shape {list(self.xyxy.shape)}; [{N_REGIONS}, 4] is needed")
+        for region, box in zip(Region, self.xyxy, strict=True):
+            _check_box(region.label, box)
+        self.xyxy.setflags(write=False)
+
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[tuple[str, Sequence[float]]], *, where: str) -> "RegionBoxes":
+        """Boxes from (region name, [x1, y1, x2, y2]) pairs in any order; `where` names the source in errors."""
+        found: dict[Region, Sequence[float]] = {}
+        for name, corners in pairs:
+            region = Region.from_label(name, where=where)
+            if region in found:
+                raise DuplicateRegion(f"{where}: region {name!r} has two boxes; give one")
+            found[region] = corners
+        missing = [region.label for region in Region if region not in found]
+        if missing:
+            raise MissingRegion(f"{where}: no box for {', '.join(missing)}; all {N_REGIONS} regions are needed")
+        return cls.from_rows([found[region] for region in Region], where=where)
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[float]], *, where: str) -> "RegionBoxes":
+        """Boxes from 18 rows in the order of `Region`."""
+        try:
+            return cls(np.asarray(rows, dtype=np.float32).copy())
+        except (InvalidBox, EmptyBox, CountMismatch) as error:
+            raise type(error)(f"{where}: {error}") from None
+        except (TypeError, ValueError):
+            raise InvalidBox(f"{where}: each box is four numbers, x1, y1, x2, y2 in pixels") from None
+
+    def check_inside(self, width: int, height: int, *, where: str) -> None:
+        """Raise BoxOutside if a box does not touch an image of this size in pixels."""
+        x1, y1, x2, y2 = self.xyxy.T
+        outside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
+        if outside.any():
+            region = Region(int(np.flatnonzero(outside)[0]))
+            raise BoxOutside(
+                f"{where}: box of {region.label!r} {_as_text(self.xyxy[region])} does not touch the image of"
+                f" {width} x {height} pixels; boxes are in pixels of the original image"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Radiograph:
+    """One frontal chest image with its region boxes. A study may hold several.
+
+    pixels: [height, width] uint8, air dark. Sex is "F" or "M", age in years; None where unknown.
+    """
+
+    image_id: str
+    pixels: npt.NDArray[np.uint8]
+    boxes: RegionBoxes
+    study_id: str | None = None
+    patient_id: str | None = None
+    view: View | None = None
+    sex: str | None = None
+    age: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 2 or self.pixels.dtype != np.uint8:
+            kind = f"{list(self.pixels.shape)} {self.pixels.dtype}"
+            raise UnreadableImage(f"image {self.image_id}: pixels are {kind}; [height, width] uint8 is needed")
+        height, width = self.pixels.shape
+        self.boxes.check_inside(width, height, where=f"image {self.image_id}")
+
+
+def read_radiograph(path: str | Path, boxes: RegionBoxes | str | Path, *, image_id: str | None = None) -> Radiograph:
+    """Read a JPEG or PNG file with its boxes (or the file that holds them, see `read_boxes`).
+
+    The image id is the file's stem unless given.
+    """
+    path = Path(path)
+    name = image_id or path.stem
+    region_boxes = boxes if isinstance(boxes, RegionBoxes) else read_boxes(boxes, image_id=name)
+    return Radiograph(name, read_pixels(path), region_boxes)
+
+
+def read_pixels(path: str | Path) -> npt.NDArray[np.uint8]:
+    """Decode a JPEG or PNG file of 8 bits to grey levels [height, width] uint8.
+
+    Raises UnreadableImage for anything else, EmptyImage where every pixel is equal.
+    """
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                size = f"{image.width} x {image.height}"
+                raise UnreadableImage(f"{path}: {size} pixels; at most {MAX_PIXELS:,} pixels are read")
+            pixels = _grey(image, str(path))
+    except Image.DecompressionBombError:
+        raise UnreadableImage(f"{path}: too many pixels; at most {MAX_PIXELS:,} are read") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, UnreadableImage):
+            raise
+        raise UnreadableImage(f"{path}: not a readable JPEG or PNG image ({_reason(error)})") from None
+    if pixels.size == 0 or pixels.min() == pixels.max():
+        raise EmptyImage(f"{path}: every pixel is equal; a radiograph is needed")
+    return pixels
+
+
+def read_boxes(path: str | Path, *, image_id: str) -> RegionBoxes:
+    """Boxes of one image from a JSON file `{region name: [x1, y1, x2, y2]}` or `regions.csv` (the rows of image_id)."""
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        return RegionBoxes.from_pairs(_csv_pairs(path, image_id), where=f"{path}, image {image_id}")
+    try:
+        pairs = json.loads(path.read_text(), object_pairs_hook=list)
+    except (OSError, ValueError) as error:
+        raise InvalidBox(f"{path}: not a JSON file of boxes ({_reason(error)})") from None
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+        raise InvalidBox(f"{path}: boxes are a JSON object, region name to [x1, y1, x2, y2]")
+    return RegionBoxes.from_pairs(pairs, where=str(path))
+
+
+def _csv_pairs(path: Path, image_id: str) -> list[tuple[str, list[float]]]:
+    import csv
+
+    corners = ("x1", "y1", "x2", "y2")
+    try:
+        with path.open(newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if row["image_id"] == image_id]
+        return [(row["region"], [float(row[corner]) for corner in corners]) for row in rows]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise InvalidBox(f"{path}: needs columns image_id, region, x1, y1, x2, y2 ({_reason(error)})") from None
+
+
+def _check_box(name: str, box: npt.NDArray[np.float32]) -> None:
+    if not np.isfinite(box).all():
+        raise InvalidBox(f"box of {name!r} is {_as_text(box)}; four finite numbers are needed")
+    if box[2] <= box[0] or box[3] <= box[1]:
+        raise EmptyBox(f"box of {name!r} {_as_text(box)} has no area; x1 < x2 and y1 < y2 are needed")
+
+
+def _grey(image: Image.Image, where: str) -> npt.NDArray[np.uint8]:
+    if image.mode not in ("L", "RGB"):
+        raise UnreadableImage(f"{where}: pixel format {image.mode}; 8-bit grey (or grey stored as RGB) is needed")
+    return np.asarray(image.convert("L"))
+
+
+def _as_text(box: Iterable[float]) -> str:
+    return "[" + ", ".join(f"{corner:g}" for corner in box) + "]"
+
+
+def _reason(error: Exception) -> str:
+    """The error's own words without the path, which the caller has named already."""
+    return str(getattr(error, "strerror", None) or error).split(":", maxsplit=1)[0]
+
+
+def as_mapping(boxes: RegionBoxes) -> Mapping[str, list[float]]:
+    """The boxes as `{region name: [x1, y1, x2, y2]}`, the JSON form that `read_boxes` reads."""
+    return {region.label: [float(corner) for corner in boxes.xyxy[region]] for region in Region}

@@ -1,0 +1,1 @@
+"""Evaluation: relevance, metrics, protocols and the report."""

@@ -1,0 +1,1 @@
+"""Export: checkpoint to bundle, and the runners that execute it."""

@@ -1,0 +1,1 @@
+"""The index: embeddings to generations that answer queries."""

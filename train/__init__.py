@@ -1,0 +1,1 @@
+"""Training: data sets, features, encoders and the Lightning module that fits them."""
