@@ -1,8 +1,8 @@
 """Crop and resize: the one definition that training, every engine and the server share.
 
 The published code crops each box in original pixels (outside is black) and resizes it to 224 x 224 with antialiased
-bilinear interpolation, ignoring the aspect ratio. Here the crop is Pillow's and the arithmetic is 8-bit: each of its two
-passes rounds to a grey level, so a pixel may differ from the published floating-point form by up to
+bilinear interpolation, ignoring the aspect ratio. Here the crop is Pillow's and the arithmetic is 8-bit: each of its
+two passes rounds to a grey level, so a pixel may differ from the published floating-point form by up to
 `TOLERANCE_GREY_LEVELS`.
 """
 

@@ -73,7 +73,7 @@ class RegionBoxes:
         x1, y1, x2, y2 = self.xyxy.T
         outside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
         if outside.any():
-            region = Region(int(np.flatnonzero(outside)[0]))
+            region = tuple(Region)[int(np.flatnonzero(outside)[0])]
             raise BoxOutside(
                 f"{where}: box of {region.label!r} {_as_text(self.xyxy[region])} does not touch the image of"
                 f" {width} x {height} pixels; boxes are in pixels of the original image"
