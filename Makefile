@@ -1,9 +1,10 @@
 # Every target sets up what it needs. `make help` lists them.
 PYTHON ?= python3.11
-VENV := .venv
-BIN := $(VENV)/bin
-TORCH := torch==2.13.0
+OUT ?= demo
+BIN := .venv/bin
 STAGES := train export index eval
+STAMP := .venv/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all test-gpu lint types bench bench-gpu system-deps clean
@@ -11,8 +12,53 @@ STAGES := train export index eval
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-types: env ## mypy --strict, with the stages linked where the package mapping puts them
-	@rm -rf .typing && mkdir -p .typing
-	@cp -rs $(CURDIR)/chextriev .typing/chextriev
-	@for stage in $(STAGES); do ln -sfn $(CURDIR)/$$stage .typing/chextriev/$$stage; done
+# torch first and by itself: its version decides which builds of the rest fit.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+# What tests and linters need on top; the demo does without.
+$(STAMP)-dev: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+env: $(STAMP)-dev ## build .venv with everything for development
+
+demo: $(STAMP) ## run the whole job on phantoms, or on DATA=<dir>; OUT=<dir> holds the results
+	$(BIN)/chextriev demo $(OUT) $(if $(DATA),--data '$(DATA)')
+
+test: $(STAMP)-dev lint types ## lint, type-check and run the fast tests
+	$(BIN)/pytest -m 'not slow and not gpu'
+
+test-all: $(STAMP)-dev ## run every test that needs no GPU
+	$(BIN)/pytest -m 'not gpu'
+
+test-gpu: $(STAMP)-dev ## run the tests that need an NVIDIA GPU
+	$(BIN)/pytest -m gpu
+
+lint: $(STAMP)-dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The type checker cannot follow the package mapping, so it sees a tree of links.
+types: $(STAMP)-dev ## mypy --strict
+	@rm -rf .typing && mkdir -p .typing && cp -rs '$(CURDIR)/chextriev' .typing/chextriev
+	@for stage in $(STAGES); do ln -sfn '$(CURDIR)'/$$stage .typing/chextriev/$$stage; done
 	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml chextriev
+
+bench: $(STAMP) ## measure speed; JSON under eval/results/
+	@mkdir -p eval/results
+	for part in data encode train index eval; do \
+		$(BIN)/chextriev bench $$part --out eval/results/bench-$$part.json || exit 1; done
+
+bench-gpu: $(STAMP) ## measure the encoder on an NVIDIA GPU against torch on the same device
+	@mkdir -p eval/results
+	$(BIN)/chextriev bench encode --device cuda --out eval/results/bench-encode-gpu.json
+
+system-deps: ## install the Debian programs that some tests use (as root)
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium
+
+clean: ## remove the environment and the demo's results
+	rm -rf .venv .typing build demo

@@ -5,16 +5,20 @@ status 2; from Python, catch the branch you can mend::
 
     ChextrievError
     ├── InputError                what a person gave
-    │   ├── UnknownName           UnknownRegion, UnknownFinding, UnknownVariant, UnknownBackbone, UnknownEngine
+    │   ├── UnknownName           UnknownRegion, UnknownFinding, UnknownVariant, UnknownBackbone, UnknownEngine,
+    │   │                         UnknownProtocol
     │   ├── ImageError            UnreadableImage, EmptyImage
     │   ├── BoxError              MissingRegion, DuplicateRegion, EmptyBox, BoxOutside, InvalidBox
-    │   ├── TableError            MissingColumn, MissingFile, InvalidValue, CountMismatch, DuplicateImage, EmptySplit
+    │   ├── TableError            MissingColumn, MissingFile, InvalidValue, CountMismatch, DuplicateImage, EmptySplit,
+    │   │                         MissingRow, NotFrontal, AvoidedImage
     │   ├── TruncatedArchive
+    │   ├── UnreadableSceneGraph
     │   └── InvalidSetting
     ├── ArtifactError             what a stage handed over
     │   ├── NotAnArtifact
-    │   ├── DamagedArtifact       UnreadableCheckpoint
-    │   ├── DigestMismatch        OtherEncoder, OtherBackbone
+    │   ├── DamagedArtifact       UnreadableCheckpoint, MismatchedWeights
+    │   ├── DigestMismatch        OtherEncoder, OtherBackbone, OtherStudyTable
+    │   ├── EngineDiffers
     │   └── OutputExists
     ├── MissingDependency
     └── WeightsUnavailable
@@ -70,6 +74,12 @@ class UnknownEngine(UnknownName):
     """No installed runner answers to this engine name."""
 
     kind = "engine"
+
+
+class UnknownProtocol(UnknownName):
+    """Not an evaluation protocol."""
+
+    kind = "protocol"
 
 
 class ImageError(InputError):
@@ -136,8 +146,24 @@ class EmptySplit(TableError):
     """A split holds no radiograph."""
 
 
+class MissingRow(TableError):
+    """A table has no row for an image that another one names."""
+
+
+class NotFrontal(TableError):
+    """A radiograph whose view is not AP or PA."""
+
+
+class AvoidedImage(TableError):
+    """An image that the data set's authors ask to leave out."""
+
+
 class TruncatedArchive(InputError):
     """A zip file that ends early or is not a zip file."""
+
+
+class UnreadableSceneGraph(InputError):
+    """A scene graph that is not a JSON document of Chest ImaGenome's layout."""
 
 
 class InvalidSetting(InputError):
@@ -160,6 +186,10 @@ class UnreadableCheckpoint(DamagedArtifact):
     """A checkpoint that is truncated, or holds more than tensors and plain values."""
 
 
+class MismatchedWeights(DamagedArtifact):
+    """A checkpoint whose names or shapes are not those of the network."""
+
+
 class DigestMismatch(ArtifactError):
     """Two artefacts that do not belong together."""
 
@@ -170,6 +200,14 @@ class OtherEncoder(DigestMismatch):
 
 class OtherBackbone(DigestMismatch):
     """Features of one backbone or preprocessing offered to another."""
+
+
+class OtherStudyTable(DigestMismatch):
+    """Features of one study table offered to another."""
+
+
+class EngineDiffers(ArtifactError):
+    """An exported engine does not compute what PyTorch computes."""
 
 
 class OutputExists(ArtifactError):

@@ -40,8 +40,10 @@ class RegionBoxes:
     def __post_init__(self) -> None:
         if self.xyxy.shape != (N_REGIONS, 4):
             raise CountMismatch(f"boxes have shape {list(self.xyxy.shape)}; [{N_REGIONS}, 4] is needed")
-        for region, box in zip(Region, self.xyxy, strict=True):
-            _check_box(region.label, box)
+        x1, y1, x2, y2 = self.xyxy.T
+        if not (np.isfinite(self.xyxy).all() and (x1 < x2).all() and (y1 < y2).all()):
+            for region, box in zip(Region, self.xyxy, strict=True):
+                _check_box(region.label, box)
         self.xyxy.setflags(write=False)
 
     @classmethod

@@ -1,0 +1,32 @@
+"""`chextriev embed`: a study table to embeddings."""
+
+import argparse
+from pathlib import Path
+
+from chextriev.cli.output import emit, finish_parser
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("data", type=Path, metavar="DATA", help="a study table")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument(
+        "--features", type=Path, help="a feature cache of the same table and backbone, to skip the images"
+    )
+    parser.add_argument("--engine", default="onnx", help="what executes the bundle (default: onnx)")
+    finish_parser(parser, _embed)
+
+
+def _embed(options: argparse.Namespace) -> None:
+    from chextriev.encoder import open_encoder
+    from chextriev.export.embed import embed_table
+    from chextriev.study_table import read_study_table
+    from chextriev.train.features import open_features
+
+    encoder = open_encoder(options.bundle, engine=options.engine)
+    features = open_features(options.features) if options.features else None
+    manifest, reused = embed_table(encoder, read_study_table(options.data), options.out, features=features)
+    said = "reused" if reused else "embedded"
+    text = f"{said}: {manifest.facts['n']} radiographs x {manifest.facts['width']}, digest {manifest.digest[:12]}"
+    emit(options, text, {"digest": manifest.digest, "reused": reused, **manifest.facts})

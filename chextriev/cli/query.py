@@ -1,0 +1,38 @@
+"""`chextriev query`: one radiograph in, the most similar cases out."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from chextriev.cli.output import emit, finish_parser
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="a JPEG or PNG file")
+    parser.add_argument("--index", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--boxes", type=Path, required=True, help="JSON {region: [x1, y1, x2, y2]}, or a regions.csv")
+    parser.add_argument("-k", type=int, default=10, help="how many cases (default: 10)")
+    parser.add_argument("--image-id", help="id of the image, to exclude itself (default: the file's name)")
+    parser.add_argument("--patient-id", help="id of the patient, to exclude (default: looked up in the index)")
+    parser.add_argument("--engine", default="onnx", help="what executes the bundle (default: onnx)")
+    finish_parser(parser, _query)
+
+
+def _query(options: argparse.Namespace) -> None:
+    from chextriev.encoder import open_encoder
+    from chextriev.index.search import open_index
+    from chextriev.radiograph import read_radiograph
+
+    index = open_index(options.index)
+    radiograph = read_radiograph(options.image, options.boxes, image_id=options.image_id)
+    embeddings = open_encoder(options.bundle, engine=options.engine).encode([radiograph])
+    patients = [options.patient_id] if options.patient_id else None
+    (hits,) = index.search(embeddings, options.k, patient_ids=patients)
+    lines = [
+        f"{rank:3}  {hit.score:.3f}  {hit.image_id}  {', '.join(hit.findings) or 'no finding'}"
+        for rank, hit in enumerate(hits, start=1)
+    ]
+    text = "\n".join([f"{radiograph.image_id}: {len(hits)} most similar cases (rank, cosine, image, findings)", *lines])
+    emit(options, text, {"query": radiograph.image_id, "hits": [asdict(hit) for hit in hits]})

@@ -1,0 +1,112 @@
+"""What executes a bundle: ONNX Runtime, on whatever it has."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.anatomy import N_REGIONS
+from chextriev.bundle import EncoderBundle
+from chextriev.encoder import Embeddings
+from chextriev.errors import CountMismatch, DamagedArtifact
+from chextriev.optional import require
+from chextriev.preprocess import region_crops
+from chextriev.radiograph import Radiograph
+
+if TYPE_CHECKING:
+    from chextriev.train.backbones import Backbone
+
+BATCH = 8
+"""Radiographs encoded at once: 144 crops keep two cores busy within 100 MB of activations a layer."""
+
+Item = TypeVar("Item")
+
+
+class OnnxExtractor:
+    """Grey crops to backbone features by ONNX Runtime."""
+
+    def __init__(self, model: Path | bytes, *, backbone: str, backbone_digest: str) -> None:
+        self.backbone, self.backbone_digest = backbone, backbone_digest
+        self._session = open_session(model)
+        self.width = int(self._session.get_outputs()[0].shape[-1])
+
+    @classmethod
+    def from_backbone(cls, backbone: "Backbone") -> "OnnxExtractor":
+        """Export a torch backbone and run it by ONNX Runtime, which is several times faster than torch on a CPU."""
+        from chextriev.export.build_bundle import write_region_backbone
+
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "region_backbone.onnx"
+            write_region_backbone(backbone, path)
+            return cls(path.read_bytes(), backbone=backbone.spec.name, backbone_digest=backbone.digest)
+
+    def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Features [n, width] float32 of grey crops [n, 1, 224, 224] uint8."""
+        (features,) = self._session.run(None, {"crops": crops})
+        return np.asarray(features, np.float32)
+
+
+class OnnxEncoder:
+    """A bundle on ONNX Runtime. Sessions are thread-safe, and nothing else here changes after construction."""
+
+    def __init__(self, bundle: EncoderBundle) -> None:
+        self.bundle = bundle
+        card = bundle.card
+        self._extractor = OnnxExtractor(
+            bundle.backbone_path, backbone=card.backbone, backbone_digest=card.backbone_digest
+        )
+        self._session = open_session(bundle.encoder_path)
+
+    def encode(self, radiographs: Iterable[Radiograph]) -> Embeddings:
+        """Encode radiographs in order, a batch at a time."""
+        return join_embeddings([self._encode_batch(batch) for batch in batched(radiographs, BATCH)], self.bundle)
+
+    def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Backbone features [n, width] float32 of grey crops [n, 224, 224] uint8."""
+        return self._extractor.extract(crops[:, np.newaxis])
+
+    def relate(self, features: npt.NDArray[np.float32], image_ids: Iterable[str]) -> Embeddings:
+        """Embeddings of backbone features [B, 18, width] float32."""
+        names = tuple(image_ids)
+        if features.shape != (len(names), N_REGIONS, self._extractor.width):
+            wanted = [len(names), N_REGIONS, self._extractor.width]
+            raise CountMismatch(f"features have shape {list(features.shape)}; {wanted} is needed for {len(names)} ids")
+        embedding, findings, regions, vectors = self._session.run(None, {"features": features.astype(np.float32)})
+        return Embeddings(names, embedding, findings, regions, vectors, self.bundle.digest)
+
+    def _encode_batch(self, radiographs: Sequence[Radiograph]) -> Embeddings:
+        crops = np.concatenate([region_crops(item.pixels, item.boxes, self.bundle.card.crops) for item in radiographs])
+        features = self.extract(crops).reshape(len(radiographs), N_REGIONS, -1)
+        return self.relate(features, (item.image_id for item in radiographs))
+
+
+def open_session(model: Path | bytes) -> Any:
+    """An ONNX Runtime session on the CPU."""
+    onnxruntime = require("onnxruntime", extra="export")
+    try:
+        source = model if isinstance(model, bytes) else str(model)
+        return onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    except onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException as error:
+        raise DamagedArtifact(f"{model!s:.80} is not an engine that ONNX Runtime can open") from error
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def join_embeddings(parts: Sequence[Embeddings], bundle: EncoderBundle) -> Embeddings:
+    """The parts as one, in order; no part at all gives zero rows of the right widths."""
+    if not parts:
+        width = bundle.card.embedding_width
+        shapes = ((0, width), (0, 9), (0, N_REGIONS, 9), (0, N_REGIONS, width))
+        return Embeddings((), *(np.empty(shape, np.float32) for shape in shapes), bundle.digest)
+    arrays = ("vectors", "finding_logits", "region_logits", "region_vectors")
+    ids = tuple(name for part in parts for name in part.image_ids)
+    return Embeddings(ids, *(np.concatenate([getattr(part, name) for part in parts]) for name in arrays), bundle.digest)

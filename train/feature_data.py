@@ -1,0 +1,137 @@
+"""Region features and findings as a Lightning data module."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+
+from chextriev.errors import DigestMismatch, EmptySplit, InvalidSetting
+from chextriev.study_table import SPLITS, StudyTable, read_study_table
+from chextriev.train.features import RegionFeatures, open_features
+
+
+@dataclass(frozen=True)
+class Batch:
+    """features [B, 18, width] float32; image_findings [B, 9] int8; region_findings [B, 18, 9] int8; row [B] int64."""
+
+    features: Tensor
+    image_findings: Tensor
+    region_findings: Tensor
+    row: Tensor
+
+
+class FeatureDataset(Dataset[Batch]):
+    """Whole batches of one split, read from the cache: an index is a list of positions."""
+
+    def __init__(self, table: StudyTable, features: RegionFeatures, rows: npt.NDArray[np.int64]) -> None:
+        self.table, self.features, self.rows = table, features, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: list[int]) -> Batch:
+        rows = self.rows[positions]
+        return Batch(
+            features=torch.from_numpy(np.asarray(self.features.rows(rows), np.float32)),
+            image_findings=torch.from_numpy(self.table.image_findings[rows]),
+            region_findings=torch.from_numpy(self.table.region_findings[rows]),
+            row=torch.from_numpy(rows),
+        )
+
+
+class EpochShuffle(Sampler[int]):
+    """A permutation that depends on seed and epoch alone, so that a resumed run sees what an unbroken one would."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.length).tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+
+class FeatureData(pl.LightningDataModule):
+    """Batches from a feature cache and the study table it was computed from.
+
+    Args:
+        features: directory of region features.
+        table: directory of the study table.
+        batch_size: radiographs a step.
+        seed: of the order of the train split.
+    """
+
+    def __init__(self, features: Path, table: Path, batch_size: int = 16, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InvalidSetting(f"batch size {batch_size}; at least 1 is needed")
+        self.batch_size, self.seed = batch_size, seed
+        self.features, self.table = open_features(features), read_study_table(table)
+        if self.features.table_digest != self.table.digest:
+            raise DigestMismatch(
+                f"features {features} were computed from study table {self.features.table_digest[:12]}, {table} is"
+                f" {self.table.digest[:12]}; compute the features again"
+            )
+
+    @property
+    def feature_width(self) -> int:
+        """Width of a region's backbone feature."""
+        return self.features.width
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What a checkpoint must remember of its data."""
+        return {
+            "backbone": self.features.backbone,
+            "backbone_digest": self.features.backbone_digest,
+            "crops_digest": self.features.crops_digest,
+            "features_digest": self.features.digest,
+            "table_digest": self.table.digest,
+        }
+
+    def train_region_findings(self) -> npt.NDArray[np.int8]:
+        """[N, 18, 9] int8 of the train split alone: the adjacency must not see other labels."""
+        return self.table.region_findings[self._rows("train")]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches of the train split."""
+        rows = self._rows("train")
+        return self._loader(rows, EpochShuffle(len(rows), self.seed))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validate split, in table order."""
+        return self._in_order("validate")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test split, in table order."""
+        return self._in_order("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Every radiograph that has features, in table order."""
+        return self._loader(np.flatnonzero(self.features.available), None)
+
+    def _in_order(self, split: str) -> DataLoader[Batch]:
+        return self._loader(self._rows(split), None)
+
+    def _rows(self, split: str) -> npt.NDArray[np.int64]:
+        rows = np.flatnonzero((self.table.split == split) & self.features.available)
+        if not len(rows):
+            counts = ", ".join(f"{name} {int((self.table.split == name).sum())}" for name in SPLITS)
+            raise EmptySplit(f"no radiograph with features in split {split!r} (the study table has {counts})")
+        return rows
+
+    def _loader(self, rows: npt.NDArray[np.int64], order: Sampler[int] | None) -> DataLoader[Batch]:
+        dataset = FeatureDataset(self.table, self.features, rows)
+        batches = BatchSampler(order or range(len(rows)), self.batch_size, drop_last=False)
+        return DataLoader(dataset, sampler=batches, batch_size=None)

@@ -1,0 +1,149 @@
+"""`chextriev train`: Lightning's command line around our module and data, writing a run that is complete or not.
+
+A run is an artefact of kind "training run": `best.ckpt` (by validation AUROC), `last.ckpt`, `config.yaml`, TensorBoard
+events and a manifest that is written when training ends. An interrupted run has no manifest; the same command goes on
+from its `last.ckpt`.
+"""
+
+import json
+import signal
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from chextriev.artifacts import Manifest, Recipe, digest_of, find_current, read_manifest, seal, write_text
+from chextriev.errors import OutputExists
+from chextriev.train.encoder_module import EncoderModule
+from chextriev.train.feature_data import FeatureData
+
+KIND = "training run"
+BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
+RECIPE_FILE = "recipe.json"
+_PLACES = (  # where things are and how they are shown: no part of a run's identity
+    *("config", "out", "ckpt_path", "weights_only", "data.features", "data.table", "best.dirpath"),
+    *("trainer.default_root_dir", "trainer.logger", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
+)
+_EXPECTED_WARNINGS = (
+    r".*does not have many workers.*",  # the cache is memory-mapped; workers would only copy
+    r".*smaller than the logging interval.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 beside torch 2.13
+)
+
+
+class TrainCommand(LightningCLI):
+    """fit, validate, test and predict, with `--out RUN` for fit."""
+
+    manifest: Manifest
+    reused = False
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our run directory, the two callbacks of the paper's schedule, and what the model learns from the data."""
+        parser.add_argument("--out", type=Path, default=Path("run"), help="directory of the run")
+        parser.add_lightning_class_args(ModelCheckpoint, "best")
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.set_defaults(_CALLBACKS)
+        parser.link_arguments("out", "best.dirpath", compute_fn=str)
+        parser.link_arguments("out", "trainer.default_root_dir", compute_fn=str)
+        parser.link_arguments("data.feature_width", "model.feature_width", apply_on="instantiate")
+        parser.link_arguments("data.provenance", "model.provenance", apply_on="instantiate")
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """TensorBoard beside the checkpoints unless the configuration names another logger."""
+        config = self._get(self.config_init, "trainer")
+        out = self._get(self.config_init, "out")
+        if config["logger"] in (None, True):
+            options["logger"] = TensorBoardLogger(out, name="", version="")
+        return super().instantiate_trainer(**options)
+
+    def fit(self, model: LightningModule, **options: Any) -> None:
+        """Train, or go on with an interrupted run, or reuse a complete one; then declare the run complete."""
+        out, recipe = Path(self._get(self.config, "out")), self._recipe()
+        current = find_current(out, KIND, recipe)
+        if current is not None:
+            self.manifest, self.reused = current, True
+            return
+        unfinished = _claim(out, recipe)
+        last = ModelCheckpoint(dirpath=out, filename="last", enable_version_counter=False)
+        self.trainer.callbacks.append(last)  # type: ignore[attr-defined]
+        self.trainer.fit(model, **{**options, "ckpt_path": unfinished})
+        self.manifest = seal(out, KIND, recipe, self._facts())
+
+    def _recipe(self) -> Recipe:
+        settings = json.loads(self.parser.dump(self.config, format="json"))[self.subcommand]
+        for place in _PLACES:
+            *group, name = place.split(".")
+            (settings[group[0]] if group else settings).pop(name, None)
+        provenance = self.datamodule.provenance
+        parents = {"region features": provenance["features_digest"], "study table": provenance["table_digest"]}
+        return Recipe(settings, parents)
+
+    def _facts(self) -> dict[str, Any]:
+        best = self.trainer.checkpoint_callback
+        return {
+            "best_val_auroc": float(best.best_model_score) if best.best_model_score is not None else None,
+            "epochs": self.trainer.current_epoch,
+            "steps": self.trainer.global_step,
+            "last": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
+        }
+
+
+_CALLBACKS = {
+    "best.filename": "best",
+    "best.monitor": "val_auroc",
+    "best.mode": "max",
+    "best.save_weights_only": True,
+    "best.enable_version_counter": False,
+    "early_stopping.monitor": "val_auroc",
+    "early_stopping.mode": "max",
+    "early_stopping.patience": 4,
+}
+
+
+def run_train(arguments: Sequence[str]) -> TrainCommand:
+    """Run `fit`, `validate`, `test` or `predict` with Lightning's arguments."""
+    handler = signal.getsignal(signal.SIGINT)
+    with warnings.catch_warnings():
+        for message in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            return TrainCommand(
+                EncoderModule,
+                FeatureData,
+                args=list(arguments),
+                seed_everything_default=0,
+                save_config_kwargs={"overwrite": True},
+            )
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
+                raise KeyboardInterrupt from stop
+            raise
+        finally:
+            signal.signal(signal.SIGINT, handler)
+
+
+def open_run(directory: str | Path) -> tuple[Path, Manifest]:
+    """The best checkpoint of a complete run and its manifest."""
+    manifest = read_manifest(Path(directory), KIND)
+    return Path(directory) / BEST_CHECKPOINT, manifest
+
+
+def _claim(out: Path, recipe: Recipe) -> str | None:
+    """Prepare `out` for this recipe; the checkpoint to go on from if it holds an interrupted run of the same recipe."""
+    stated = out / RECIPE_FILE
+    digest = digest_of({"settings": recipe.settings, "parents": recipe.parents})
+    same = stated.is_file() and json.loads(stated.read_text())["digest"] == digest
+    if not same and out.exists() and any(out.iterdir()):
+        raise OutputExists(
+            f"{out} holds something else than a run of these settings; choose another --out or remove it"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(stated, json.dumps({"digest": digest}) + "\n")
+    last = out / LAST_CHECKPOINT
+    return str(last) if last.is_file() else None

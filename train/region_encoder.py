@@ -1,0 +1,58 @@
+"""The encoder of V0 to V6: backbone features of 18 regions to an embedding and finding logits."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from chextriev.anatomy import N_FINDINGS
+from chextriev.train.graph_transformer import GraphTransformer
+from chextriev.variants import VariantSpec
+
+
+class EncoderOutput(NamedTuple):
+    """embedding [B, width]; finding_logits [B, 9]; region_logits [B, 18, 9]; region_vectors [B, 18, width].
+
+    The embedding is the mean of the region vectors over the regions.
+    """
+
+    embedding: Tensor
+    finding_logits: Tensor
+    region_logits: Tensor
+    region_vectors: Tensor
+
+
+class RegionEncoder(nn.Module):
+    """Project each region, relate the regions if the variant does, and read embedding and findings.
+
+    Source: CheXtriev (MICCAI 2024). With a graph, the region vectors are the sum of the projected features and every
+    layer's output, and one head reads regions and image from the last layer; without one (V0) they are the projected
+    features and regions and image have a head each.
+    """
+
+    def __init__(self, spec: VariantSpec, feature_width: int, adjacency: Tensor | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.projection = nn.Sequential(
+            nn.Linear(feature_width, spec.width), nn.ReLU(), nn.Linear(spec.width, spec.width)
+        )
+        self.graph = GraphTransformer(spec, adjacency) if spec.graph else None
+        self.region_head = _head(spec.width)
+        self.finding_head = self.region_head if spec.graph else _head(spec.width)
+
+    def forward(self, features: Tensor) -> EncoderOutput:
+        """Backbone features [B, 18, feature_width] float32, before the projection."""
+        first = self.projection(features)
+        outputs = [first] if self.graph is None else [first, *self.graph(first)]
+        region_vectors = torch.stack(outputs).sum(dim=0)
+        last = outputs[-1]
+        return EncoderOutput(
+            embedding=region_vectors.mean(dim=1),
+            finding_logits=self.finding_head(last.mean(dim=1)),
+            region_logits=self.region_head(last),
+            region_vectors=region_vectors,
+        )
+
+
+def _head(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, N_FINDINGS))
