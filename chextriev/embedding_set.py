@@ -72,6 +72,12 @@ class EmbeddingSet:
 
 def write_embedding_files(embeddings: EmbeddingSet, directory: Path) -> None:
     """Write `embeddings.npy` and `ids.parquet`; the caller seals and publishes the directory."""
+    np.save(directory / VECTORS_FILE, embeddings.vectors)
+    write_ids(embeddings, directory / IDS_FILE)
+
+
+def write_ids(embeddings: EmbeddingSet, path: Path) -> None:
+    """Write everything but the vectors: row, ids, metadata and findings."""
     pyarrow, parquet = require("pyarrow", extra="index"), require("pyarrow.parquet", extra="index")
     columns: dict[str, npt.NDArray[Any]] = {
         "row": np.arange(len(embeddings)),
@@ -81,24 +87,28 @@ def write_embedding_files(embeddings: EmbeddingSet, directory: Path) -> None:
         **embeddings.metadata,
         **{finding.label: embeddings.findings[:, finding] for finding in Finding},
     }
-    np.save(directory / VECTORS_FILE, embeddings.vectors)
-    parquet.write_table(
-        pyarrow.table({name: pyarrow.array(c, from_pandas=True) for name, c in columns.items()}), directory / IDS_FILE
-    )
+    parquet.write_table(pyarrow.table({name: pyarrow.array(c, from_pandas=True) for name, c in columns.items()}), path)
+
+
+def read_ids(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The columns that `write_ids` wrote, and `findings` [N, 9] int8 in place of one column a finding."""
+    table = require("pyarrow.parquet", extra="index").read_table(path)
+    columns = {name: np.asarray(table.column(name).to_numpy()) for name in table.column_names}
+    columns["findings"] = np.stack([columns.pop(finding.label) for finding in Finding], axis=1).astype(np.int8)
+    return columns
 
 
 def read_embeddings(directory: str | Path) -> EmbeddingSet:
     """Open embeddings, their files verified; the vectors are memory-mapped."""
     directory = Path(directory)
     manifest = open_artifact(directory, KIND)
-    table = require("pyarrow.parquet", extra="index").read_table(directory / IDS_FILE)
-    columns = {name: np.asarray(table.column(name).to_numpy()) for name in table.column_names}
+    columns = read_ids(directory / IDS_FILE)
     return EmbeddingSet(
         vectors=np.load(directory / VECTORS_FILE, mmap_mode="r"),
         image_id=columns["image_id"],
         study_id=columns["study_id"],
         patient_id=columns["patient_id"],
-        findings=np.stack([columns[finding.label] for finding in Finding], axis=1).astype(np.int8),
+        findings=columns["findings"],
         metadata={name: columns[name] for name in METADATA},
         encoder_digest=manifest.recipe.parents["encoder"],
         digest=manifest.digest,

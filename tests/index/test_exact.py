@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from chextriev.index import exact
-from chextriev.index.exact import exact_search
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue
+from chextriev.index import exact
+from chextriev.index.exact import exact_search
 
 
 def vectors(count, width=16, seed=0):
