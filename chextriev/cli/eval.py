@@ -1,0 +1,42 @@
+"""chextriev eval: measure retrieval."""
+
+import argparse
+from pathlib import Path
+
+from chextriev.cli.output import add_action, emit
+from chextriev.errors import InvalidSetting
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of `eval`."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    run = add_action(actions, "run", "evaluate embeddings by a protocol, with chance beside every number", _run)
+    run.add_argument("embeddings", type=Path, metavar="EMBEDDINGS", help="folder that `chextriev embed` wrote")
+    run.add_argument("out", type=Path, metavar="OUT", help="folder for evaluation.json, .md and neighbours.parquet")
+    run.add_argument("--split", default="test", help="queries and gallery (default: %(default)s)")
+    run.add_argument("-k", dest="ks", metavar="K,K,...", help="list lengths (default: those of the protocol)")
+    run.add_argument("--protocol", default="default", help="conventions by name (default: %(default)s)")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from chextriev.embedding_set import read_embeddings
+    from chextriev.eval.markdown import render_markdown
+    from chextriev.eval.protocol import find_protocol
+    from chextriev.eval.run import evaluate
+    from chextriev.eval.store import write_evaluation
+
+    protocol = find_protocol(options.protocol)
+    if options.ks is not None:
+        protocol = replace(protocol, ks=_list_lengths(options.ks))
+    evaluation = evaluate(read_embeddings(options.embeddings), protocol, split=options.split)
+    write_evaluation(options.out, evaluation)
+    emit(options, render_markdown(evaluation), evaluation.as_dict())
+
+
+def _list_lengths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise InvalidSetting(f"-k {text}: whole numbers with commas are needed, as 3,5,10") from None

@@ -1,0 +1,69 @@
+"""Intervals of the macro averages by a bootstrap that draws patients, since images of one patient are alike.
+
+Source: C. Field and A. Welsh, "Bootstrapping clustered data", J. R. Stat. Soc. B 69 (2007).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.eval.metrics import HIT_RATE, Counts, FindingScores, Values, macro_mean
+from chextriev.eval.protocol import Protocol
+
+BLOCK_CELLS = 4_000_000
+"""Cells of the [draws, patients] weights held at once (32 MB)."""
+
+
+def macro_interval(scores: Sequence[FindingScores], clusters: Counts, protocol: Protocol) -> Values:
+    """Lower and upper bound of each macro average, [2, metrics, ks] float64; NaN where no draw has a query.
+
+    clusters: [Q] int64, patient of each query, any integers. A finding that a draw holds no query of is left out of
+    that draw's macro average, as it is of the average itself. The same seed gives the same interval.
+    """
+    _, patients = np.unique(clusters, return_inverse=True)
+    sums, counts = _patient_sums(scores, patients, protocol.keep_zero_hit_queries)
+    drawn = np.concatenate([_macro(weights, sums, counts) for weights in _weights(len(sums), protocol)])
+    return _percentiles(drawn, protocol.interval.level)
+
+
+def _patient_sums(scores: Sequence[FindingScores], patients: Counts, keep_zero_hits: bool) -> tuple[Values, Values]:
+    """Per patient: sums [P, C, metrics, ks] and the queries they are over [P, C, ks]."""
+    shape = (int(patients.max(initial=-1)) + 1, len(scores), *scores[0].values.shape[1:])
+    sums = np.zeros(shape)
+    counts = np.zeros((*shape[:2], shape[3]))
+    for column, score in enumerate(scores):
+        who = patients[score.positions]
+        np.add.at(sums[:, column], who, score.values)
+        np.add.at(counts[:, column], who, 1.0 if keep_zero_hits else score.values[:, HIT_RATE])
+    return sums, counts
+
+
+def _weights(patients: int, protocol: Protocol) -> Iterator[npt.NDArray[np.float64]]:
+    """How often each patient is drawn, [draws in this block, P], until all draws are made."""
+    generator = np.random.default_rng(protocol.interval.seed)
+    block = max(1, BLOCK_CELLS // max(patients, 1))
+    for start in range(0, protocol.interval.draws, block):
+        draws = min(block, protocol.interval.draws - start)
+        drawn = generator.integers(patients, size=(draws, patients)) + patients * np.arange(draws)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=draws * patients).reshape(draws, patients).astype(np.float64)
+
+
+def _macro(weights: npt.NDArray[np.float64], sums: Values, counts: Values) -> Values:
+    """Macro averages of each draw, [draws, metrics, ks]."""
+    drawn_sums = np.tensordot(weights, sums, axes=1)  # [draws, C, metrics, ks]
+    drawn_counts = np.tensordot(weights, counts, axes=1)[:, :, None]
+    means = np.full_like(drawn_sums, np.nan)
+    np.divide(drawn_sums, drawn_counts, out=means, where=drawn_counts > 0)
+    return macro_mean(means)[1]
+
+
+def _percentiles(drawn: Values, level: float) -> Values:
+    """[2, metrics, ks] over the draws where the average is defined."""
+    bounds = np.full((2, *drawn.shape[1:]), np.nan)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    for column in range(drawn.shape[2]):
+        defined = ~np.isnan(drawn[:, 0, column])
+        if defined.any():
+            bounds[:, :, column] = np.quantile(drawn[defined, :, column], tails, axis=0)
+    return bounds

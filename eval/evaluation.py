@@ -1,0 +1,138 @@
+"""What an evaluation says: averages with chance and interval for each k, overall and within each view."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.errors import CountMismatch
+from chextriev.eval.protocol import Protocol
+
+Interval = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The metrics of one finding or one average ("M" in the JSON); None where there is no query.
+
+    n: queries of the finding; for a macro average, the sum over findings.
+    """
+
+    n: int
+    ap_over_hits: float | None
+    ap_over_min_k_r: float | None
+    precision: float | None
+    hit_rate: float | None
+    rr: float | None
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Each finding by name, and the macro average over the `n_classes` findings that have queries."""
+
+    per_finding: Mapping[str, Measures]
+    macro: Measures
+    n_classes: int
+
+
+@dataclass(frozen=True)
+class ScoresAtK:
+    """Measured and expected by chance at one k; interval: bounds of the measured macro average by metric."""
+
+    measured: Averages
+    chance: Averages
+    interval: Mapping[str, Interval]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object under "k" in the JSON."""
+        bounds = {name: None if pair is None else list(pair) for name, pair in self.interval.items()}
+        return {**asdict(self.measured), "interval": {"macro": bounds}, "chance": asdict(self.chance)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ScoresAtK":
+        """The reverse of `as_dict`."""
+        bounds = {name: tuple(pair) if pair else None for name, pair in values["interval"]["macro"].items()}
+        return cls(_averages(values), _averages(values["chance"]), bounds)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The numbers of one population of radiographs.
+
+    n_queries: radiographs with a finding, each a query. n_gallery: radiographs searched. n_patients: of the queries.
+    n_short: queries with fewer candidates than the largest k. at_k is empty where there are too few queries to show.
+    """
+
+    n_queries: int
+    n_gallery: int
+    n_patients: int
+    n_short: int
+    at_k: Mapping[int, ScoresAtK]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counts, and the scores under "k"."""
+        counts = {name: getattr(self, name) for name in ("n_queries", "n_gallery", "n_patients", "n_short")}
+        return {**counts, "k": {str(k): scores.as_dict() for k, scores in self.at_k.items()}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Scoring":
+        """The reverse of `as_dict`."""
+        at_k = {int(k): ScoresAtK.from_dict(scores) for k, scores in values["k"].items()}
+        return cls(values["n_queries"], values["n_gallery"], values["n_patients"], values["n_short"], at_k)
+
+
+@dataclass(frozen=True, eq=False)
+class RankedLists:
+    """What was found: ids of the queries [Q] and of their neighbours [Q, K], with cosine scores [Q, K] float32.
+
+    A list shorter than K ends in None and -inf.
+    """
+
+    query_ids: npt.NDArray[np.object_]
+    neighbour_ids: npt.NDArray[np.object_]
+    scores: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.neighbour_ids.shape != self.scores.shape or len(self.query_ids) != len(self.scores):
+            shapes = f"{list(self.neighbour_ids.shape)} and {list(self.scores.shape)}"
+            raise CountMismatch(f"lists of {len(self.query_ids)} queries have neighbours and scores of shapes {shapes}")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One set of embeddings under one protocol.
+
+    views: the same numbers with queries and gallery of one view only, since view position dominates frozen features.
+    parents: digests of the embeddings and of the encoder that made them.
+    """
+
+    protocol: Protocol
+    split: str
+    overall: Scoring
+    views: Mapping[str, Scoring]
+    lists: RankedLists
+    parents: Mapping[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `evaluation.json`."""
+        return {
+            "protocol": self.protocol.name,
+            "settings": self.protocol.as_dict(),
+            "split": self.split,
+            **self.overall.as_dict(),
+            "view": {view: scoring.as_dict() for view, scoring in self.views.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], lists: RankedLists, parents: Mapping[str, str]) -> "Evaluation":
+        """The reverse of `as_dict`."""
+        views = {view: Scoring.from_dict(scoring) for view, scoring in values["view"].items()}
+        protocol = Protocol.from_dict(values["settings"])
+        return cls(protocol, values["split"], Scoring.from_dict(values), views, lists, parents)
+
+
+def _averages(values: Mapping[str, Any]) -> Averages:
+    per_finding = {name: Measures(**measures) for name, measures in values["per_finding"].items()}
+    return Averages(per_finding, Measures(**values["macro"]), values["n_classes"])

@@ -1,0 +1,103 @@
+"""An evaluation as Markdown: every number with chance beside it."""
+
+from collections.abc import Sequence
+
+from chextriev.eval.evaluation import Evaluation, Interval, Scoring
+from chextriev.eval.protocol import MIN_QUERIES, Protocol
+
+METRIC_NAMES = {
+    "precision": "precision@k",
+    "hit_rate": "hit rate@k",
+    "rr": "RR@k",
+    "ap_over_hits": "AP@k over hits",
+    "ap_over_min_k_r": "AP@k over min(k,R)",
+}
+"""How people read the metrics, in the order of the tables."""
+
+DASH = "\N{EN DASH}"
+
+
+def render_markdown(evaluation: Evaluation) -> str:
+    """The text of `evaluation.md`: macro averages for each k, each finding, each view."""
+    parts = [
+        f"# Retrieval on split `{evaluation.split}`, protocol `{evaluation.protocol.name}`",
+        describe(evaluation.protocol, evaluation.overall),
+        *(_macro_section(evaluation, k) for k in evaluation.protocol.ks),
+        *(_finding_section(evaluation.overall, k) for k in evaluation.protocol.ks),
+        _view_section(evaluation),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def describe(protocol: Protocol, scoring: Scoring) -> str:
+    """The population and the rules in words."""
+    excluded = "the query itself" if protocol.exclude_self else "nothing"
+    excluded = "the query and every image of its patient" if protocol.exclude_same_patient else excluded
+    zero_hits = "count as 0" if protocol.keep_zero_hit_queries else "are left out"
+    interval = protocol.interval
+    sentences = [
+        f"{scoring.n_queries:,} queries of {scoring.n_patients:,} patients among {scoring.n_gallery:,} radiographs"
+        f" by exact cosine search, leaving out {excluded}.",
+        f"Queries without a hit {zero_hits}; queries with fewer candidates than the largest k: {scoring.n_short:,}.",
+        f"Intervals: {interval.level:.0%}, {interval.draws:,} bootstrap draws of patients.",
+        "Chance: exact expectation for random order.",
+    ]
+    return " ".join(sentences)
+
+
+def format_value(value: float | None) -> str:
+    """Three decimals, or a dash where there is nothing to measure."""
+    return DASH if value is None else f"{value:.3f}"
+
+
+def format_interval(bounds: Interval) -> str:
+    """Both bounds, or a dash."""
+    return DASH if bounds is None else f"{bounds[0]:.3f}{DASH}{bounds[1]:.3f}"
+
+
+def _macro_section(evaluation: Evaluation, k: int) -> str:
+    scores = evaluation.overall.at_k[k]
+    rows = [
+        (
+            label,
+            format_value(getattr(scores.measured.macro, name)),
+            format_interval(scores.interval[name]),
+            format_value(getattr(scores.chance.macro, name)),
+        )
+        for name, label in METRIC_NAMES.items()
+    ]
+    heading = f"## k = {k}: macro average over {scores.measured.n_classes} findings with queries"
+    return f"{heading}\n\n{_table(('metric', 'measured', 'interval', 'chance'), rows)}"
+
+
+def _finding_section(scoring: Scoring, k: int) -> str:
+    scores = scoring.at_k[k]
+    rows = []
+    for finding, measures in scores.measured.per_finding.items():
+        expected = scores.chance.per_finding[finding]
+        pairs = (f"{_cell(measures, name)} ({_cell(expected, name)})" for name in METRIC_NAMES)
+        rows.append((finding, str(measures.n), *pairs))
+    header = ("finding", "n", *METRIC_NAMES.values())
+    return f"## k = {k}: each finding (chance in brackets)\n\n{_table(header, rows)}"
+
+
+def _view_section(evaluation: Evaluation) -> str:
+    rows = []
+    for view, scoring in evaluation.views.items():
+        for k, scores in scoring.at_k.items():
+            pair = (_cell(scores.measured.macro, "precision"), _cell(scores.chance.macro, "precision"))
+            counts = (str(scoring.n_queries), str(scores.measured.n_classes))
+            rows.append((view, str(k), *counts, *pair))
+        if not scoring.at_k:
+            rows.append((view, DASH, str(scoring.n_queries), DASH, f"fewer than {MIN_QUERIES} queries", DASH))
+    header = ("view", "k", "queries", "findings", "precision@k", "chance")
+    return f"## Queries and gallery of one view (macro)\n\n{_table(header, rows)}"
+
+
+def _cell(measures: object, name: str) -> str:
+    return format_value(getattr(measures, name))
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    numeric = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, numeric, *rows))

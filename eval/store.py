@@ -1,0 +1,76 @@
+"""Evaluations on disk: an artefact of kind "evaluation".
+
+`evaluation.json` (all numbers), `evaluation.md` (the same for people), `neighbours.parquet` (query_id, rank from 1,
+neighbour_id and score; both null where a list has ended) and a manifest whose parents are the embeddings and encoder.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from chextriev.artifacts import Manifest, Recipe, open_artifact, publishing, seal
+from chextriev.errors import DamagedArtifact
+from chextriev.eval.evaluation import Evaluation, RankedLists
+from chextriev.eval.markdown import render_markdown
+from chextriev.eval.protocol import Protocol
+from chextriev.optional import require
+
+KIND = "evaluation"
+JSON_FILE = "evaluation.json"
+MARKDOWN_FILE = "evaluation.md"
+NEIGHBOURS_FILE = "neighbours.parquet"
+
+
+def recipe_of(protocol: Protocol, *, split: str, embeddings: str, encoder: str) -> Recipe:
+    """What an evaluation is made of; the digests are of its embeddings and of their encoder."""
+    settings = {"protocol": protocol.as_dict(), "split": split}
+    return Recipe(settings, {"embeddings": embeddings, "encoder": encoder})
+
+
+def write_evaluation(out: str | Path, evaluation: Evaluation) -> Manifest:
+    """Publish an evaluation at `out`, whole or not at all."""
+    recipe = recipe_of(evaluation.protocol, split=evaluation.split, **evaluation.parents)
+    with publishing(Path(out), KIND) as scratch:
+        text = json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        (scratch / JSON_FILE).write_text(text + "\n")
+        (scratch / MARKDOWN_FILE).write_text(render_markdown(evaluation))
+        _write_lists(evaluation.lists, scratch / NEIGHBOURS_FILE)
+        return seal(scratch, KIND, recipe)
+
+
+def read_evaluation(directory: str | Path) -> Evaluation:
+    """Open an evaluation, its files verified."""
+    directory = Path(directory)
+    manifest = open_artifact(directory, KIND)
+    lists = _read_lists(directory / NEIGHBOURS_FILE)
+    try:
+        content = json.loads((directory / JSON_FILE).read_text())
+        return Evaluation.from_dict(content, lists, manifest.recipe.parents)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedArtifact(f"{directory / JSON_FILE} is not an evaluation of this release ({error})") from error
+
+
+def _write_lists(lists: RankedLists, path: Path) -> None:
+    pyarrow, parquet = require("pyarrow", extra="eval"), require("pyarrow.parquet", extra="eval")
+    count, k = lists.scores.shape
+    scores = np.where(np.isfinite(lists.scores), lists.scores, np.nan)
+    columns = {
+        "query_id": pyarrow.array(np.repeat(lists.query_ids, k), pyarrow.string()),
+        "rank": np.tile(np.arange(1, k + 1, dtype=np.int16), count),
+        "neighbour_id": pyarrow.array(lists.neighbour_ids.ravel(), pyarrow.string()),
+        "score": pyarrow.array(scores.ravel(), pyarrow.float32(), from_pandas=True),
+    }
+    parquet.write_table(pyarrow.table(columns), path)
+
+
+def _read_lists(path: Path) -> RankedLists:
+    table = require("pyarrow.parquet", extra="eval").read_table(path)
+    columns = {name: table.column(name).to_numpy() for name in table.column_names}
+    k = int(columns["rank"].max())
+    scores = columns["score"].astype(np.float32).reshape(-1, k)
+    return RankedLists(
+        query_ids=columns["query_id"].reshape(-1, k)[:, 0],
+        neighbour_ids=columns["neighbour_id"].reshape(-1, k),
+        scores=np.where(np.isnan(scores), -np.inf, scores).astype(np.float32),
+    )
