@@ -67,6 +67,9 @@ class ReportContent:
                 raise CountMismatch(
                     f"row {label!r} answers other queries than {self.rows[0][0]!r}; they do not compare"
                 )
+            if evaluation.overall.n_gallery != first.overall.n_gallery:
+                sizes = f"{evaluation.overall.n_gallery} radiographs, {self.rows[0][0]!r} {first.overall.n_gallery}"
+                raise CountMismatch(f"row {label!r} searches {sizes}; they do not compare")
 
 
 def render_report(content: ReportContent) -> str:

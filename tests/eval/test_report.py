@@ -190,6 +190,9 @@ def test_what_does_not_belong_together_is_refused(content, made_up, pictures):
         replace(content, rows=[*content.rows, ("x", other)])
     with pytest.raises(CountMismatch, match="'x' answers other queries"):
         replace(content, rows=[*content.rows, ("x", evaluate(made_up.take(np.arange(40))))])
+    only_queries = made_up.take(np.flatnonzero((made_up.findings == 1).any(axis=1)))
+    with pytest.raises(CountMismatch, match="'x' searches 87 radiographs, 'v6' 90"):
+        replace(content, rows=[*content.rows, ("x", evaluate(only_queries))])
     with pytest.raises(InvalidSetting, match="without an evaluation"):
         replace(content, rows=[])
     lists = content.rows[0][1].lists
