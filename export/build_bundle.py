@@ -35,8 +35,10 @@ PARITY_LIMIT = 1e-4
 """Largest max|engine - PyTorch| / max|PyTorch| of a float32 engine; about 2e-6 is usual."""
 
 
-def build_bundle(checkpoint: str | Path, out: str | Path, *, weights: str | Path | None = None) -> EncoderBundle:
-    """Export a training run (its best checkpoint) or a `.ckpt` file of one.
+def build_bundle(
+    checkpoint: str | Path, out: str | Path, *, weights: str | Path | None = None
+) -> tuple[EncoderBundle, bool]:
+    """Export a training run (its best checkpoint) or a `.ckpt` file of one; and say whether it was there already.
 
     weights: where the backbone's weights come from, as for `chextriev data features`. OtherBackbone if they are not
     those that the encoder was trained on; EngineDiffers if an engine strays from PyTorch; nothing is written then.
@@ -44,7 +46,7 @@ def build_bundle(checkpoint: str | Path, out: str | Path, *, weights: str | Path
     path, facts = _locate(Path(checkpoint))
     recipe = Recipe({"format": "onnx-fp32"}, {"checkpoint": file_digest(path)})
     if find_current(Path(out), KIND, recipe) is not None:
-        return open_bundle(out)
+        return open_bundle(out), True
     trained = load_checkpoint(path)
     backbone = _matching_backbone(trained, weights)
     with publishing(Path(out), KIND) as scratch:
@@ -53,7 +55,7 @@ def build_bundle(checkpoint: str | Path, out: str | Path, *, weights: str | Path
         parity = measure_parity(scratch, backbone, trained)
         (scratch / CARD_FILE).write_text(_card(trained, parity, facts).to_json())
         seal(scratch, KIND, recipe)
-    return open_bundle(out)
+    return open_bundle(out), False
 
 
 def write_region_backbone(backbone: Backbone, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints of our own training: read without running code, refused in words."""
 
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ def load_checkpoint(path: str | Path) -> TrainedEncoder:
 def read_tensors(path: str | Path) -> dict[str, Any]:
     """The content of a torch file that holds tensors and plain values only."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on pickles that are then refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnreadableCheckpoint(
             f"{path} is truncated or holds more than tensors and plain values: refused"

@@ -13,20 +13,20 @@ from chextriev.anatomy import N_REGIONS
 _LAYER = r"model\.layers\.(\d+)\."
 _RENAMES = (
     (r"cnn\.fc\.(\d)\.(.+)", r"projection.\1.\2"),
-    (_LAYER + r"0\.0\.norm\.(.+)", r"graph.layers.\1.attention_norm.\2"),
-    (_LAYER + r"0\.0\.fn\.to_q\.(.+)", r"graph.layers.\1.attention.query.\2"),
-    (_LAYER + r"0\.0\.fn\.to_kv\.(.+)", r"graph.layers.\1.attention.key+value.\2"),
-    (_LAYER + r"0\.0\.fn\.edges_to_kv\.(.+)", r"graph.layers.\1.attention.edge.\2"),
-    (_LAYER + r"0\.0\.fn\.to_out\.(.+)", r"graph.layers.\1.attention.out.\2"),
-    (_LAYER + r"0\.1\.proj\.0\.weight", r"graph.layers.\1.attention_gate.weight.weight"),
-    (_LAYER + r"1\.0\.norm\.(.+)", r"graph.layers.\1.feed_forward.0.\2"),
-    (_LAYER + r"1\.0\.fn\.0\.(.+)", r"graph.layers.\1.feed_forward.1.\2"),
-    (_LAYER + r"1\.0\.fn\.2\.(.+)", r"graph.layers.\1.feed_forward.3.\2"),
-    (_LAYER + r"1\.1\.proj\.0\.weight", r"graph.layers.\1.feed_forward_gate.weight.weight"),
-    (r"model\.adj_emb\.weight", r"graph.adjacency_embedding.weight"),
-    (r"model\.pos_emb\.weight", r"graph.positions.weight"),
-    (r"edges", r"graph.edges"),
-    (r"adj_mat", r"graph.adjacency"),
+    (_LAYER + r"0\.0\.norm\.(.+)", r"transformer.layers.\1.attention_norm.\2"),
+    (_LAYER + r"0\.0\.fn\.to_q\.(.+)", r"transformer.layers.\1.attention.query.\2"),
+    (_LAYER + r"0\.0\.fn\.to_kv\.(.+)", r"transformer.layers.\1.attention.key+value.\2"),
+    (_LAYER + r"0\.0\.fn\.edges_to_kv\.(.+)", r"transformer.layers.\1.attention.edge.\2"),
+    (_LAYER + r"0\.0\.fn\.to_out\.(.+)", r"transformer.layers.\1.attention.out.\2"),
+    (_LAYER + r"0\.1\.proj\.0\.weight", r"transformer.layers.\1.attention_gate.weight.weight"),
+    (_LAYER + r"1\.0\.norm\.(.+)", r"transformer.layers.\1.feed_forward.0.\2"),
+    (_LAYER + r"1\.0\.fn\.0\.(.+)", r"transformer.layers.\1.feed_forward.1.\2"),
+    (_LAYER + r"1\.0\.fn\.2\.(.+)", r"transformer.layers.\1.feed_forward.3.\2"),
+    (_LAYER + r"1\.1\.proj\.0\.weight", r"transformer.layers.\1.feed_forward_gate.weight.weight"),
+    (r"model\.adj_emb\.weight", r"transformer.adjacency_embedding.weight"),
+    (r"model\.pos_emb\.weight", r"transformer.positions.weight"),
+    (r"edges", r"transformer.edges"),
+    (r"adj_mat", r"transformer.adjacency"),
     (r"fc\.(.+)", r"region_head+finding_head.\1"),
     (r"model\.fc_node\.(.+)", r"region_head.\1"),
     (r"model\.fc_graph\.(.+)", r"finding_head.\1"),
@@ -56,7 +56,7 @@ def encoder_weights(reference: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
             for head in ("region_head", "finding_head"):
                 weights[ours.replace("region_head+finding_head", head)] = tensor
         else:
-            weights[ours] = tensor[:N_REGIONS] if ours == "graph.positions.weight" else tensor
+            weights[ours] = tensor[:N_REGIONS] if ours == "transformer.positions.weight" else tensor
     return weights, unused
 
 

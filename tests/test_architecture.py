@@ -30,7 +30,7 @@ LIGHTNING_FILES = 3
 def sources() -> Iterator[tuple[str, Path]]:
     """(layer, file) of everything that is installed."""
     for path in (ROOT / "chextriev").rglob("*.py"):
-        yield ("cli" if "cli" in path.parts else "nouns"), path
+        yield ("cli" if "cli" in path.parts or path.stem == "__main__" else "nouns"), path
     for stage in STAGES:
         for path in (ROOT / stage).rglob("*.py"):
             yield stage, path

@@ -49,9 +49,9 @@ class EncoderModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Compute the adjacency, where the variant has one, from the train split alone; checkpoints carry it."""
-        if stage == "fit" and self.encoder.graph is not None and self.spec.adjacency == "co-occurrence":
+        if stage == "fit" and self.encoder.transformer is not None and self.spec.adjacency == "co-occurrence":
             linked = cooccurrence_adjacency(self._data.train_region_findings())
-            self.encoder.graph.adjacency.copy_(torch.from_numpy(linked))
+            self.encoder.transformer.adjacency.copy_(torch.from_numpy(linked))
 
     def forward(self, features: Tensor) -> EncoderOutput:
         """Backbone features [B, 18, feature_width] float32."""
@@ -101,11 +101,6 @@ class EncoderModule(pl.LightningModule):
             optimizer, factor=SCHEDULE_FACTOR, patience=SCHEDULE_PATIENCE
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
-        """Move a batch."""
-        tensors = (batch.features, batch.image_findings, batch.region_findings, batch.row)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
     def _loss(self, batch: Batch, output: EncoderOutput) -> Tensor:
         return finding_loss(output, batch.image_findings, batch.region_findings, self.spec.loss)

@@ -1,8 +1,8 @@
 """Region features and findings as a Lightning data module."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,7 @@ from chextriev.study_table import SPLITS, StudyTable, read_study_table
 from chextriev.train.features import RegionFeatures, open_features
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """features [B, 18, width] float32; image_findings [B, 9] int8; region_findings [B, 18, 9] int8; row [B] int64."""
 
     features: Tensor

@@ -6,6 +6,7 @@ from its `last.ckpt`.
 """
 
 import json
+import logging
 import signal
 import warnings
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ _PLACES = (  # where things are and how they are shown: no part of a run's ident
     *("trainer.default_root_dir", "trainer.logger", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
 )
 _EXPECTED_WARNINGS = (
+    r"LightningCLI's args parameter is intended.*",  # our command line has read its part of sys.argv already
     r".*does not have many workers.*",  # the cache is memory-mapped; workers would only copy
     r".*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
@@ -109,9 +111,12 @@ _CALLBACKS = {
 def run_train(arguments: Sequence[str]) -> TrainCommand:
     """Run `fit`, `validate`, `test` or `predict` with Lightning's arguments."""
     handler = signal.getsignal(signal.SIGINT)
+    for name in ("pytorch_lightning", "lightning_fabric"):  # the hardware it did not find, and advertisements
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(pytorch_lightning|jsonargparse)\b")
         try:
             return TrainCommand(
                 EncoderModule,

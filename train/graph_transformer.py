@@ -100,7 +100,7 @@ class GraphTransformer(nn.Module):
 
     def forward(self, first: Tensor) -> list[Tensor]:
         """Projected features [B, 18, width] -> the output of every layer, each [B, 18, width]."""
-        edges = self.adjacency_embedding(self.adjacency)
+        edges = self.adjacency_embedding.weight[self.adjacency]  # a call would be named like an output in ONNX
         if self.edges is not None:
             edges = edges + self.edges
         positions = None if self.positions is None else self.positions.weight

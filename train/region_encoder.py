@@ -36,14 +36,14 @@ class RegionEncoder(nn.Module):
         self.projection = nn.Sequential(
             nn.Linear(feature_width, spec.width), nn.ReLU(), nn.Linear(spec.width, spec.width)
         )
-        self.graph = GraphTransformer(spec, adjacency) if spec.graph else None
+        self.transformer = GraphTransformer(spec, adjacency) if spec.graph else None
         self.region_head = _head(spec.width)
         self.finding_head = self.region_head if spec.graph else _head(spec.width)
 
     def forward(self, features: Tensor) -> EncoderOutput:
         """Backbone features [B, 18, feature_width] float32, before the projection."""
         first = self.projection(features)
-        outputs = [first] if self.graph is None else [first, *self.graph(first)]
+        outputs = [first] if self.transformer is None else [first, *self.transformer(first)]
         region_vectors = torch.stack(outputs).sum(dim=0)
         last = outputs[-1]
         return EncoderOutput(

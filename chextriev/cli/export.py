@@ -19,8 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _bundle(options: argparse.Namespace) -> None:
     from chextriev.export.build_bundle import build_bundle
 
-    bundle = build_bundle(options.checkpoint, options.out, weights=options.weights)
+    bundle, reused = build_bundle(options.checkpoint, options.out, weights=options.weights)
     card = bundle.card
     worst = max(card.parity.values())
-    text = f"{options.out}: {card.system} on {card.backbone}, ONNX within {worst:.1e} of PyTorch, digest {bundle.digest[:12]}"
-    emit(options, text, {"digest": bundle.digest, "card": asdict(card)})
+    said = "unchanged, reused" if reused else f"digest {bundle.digest[:12]}"
+    text = f"{options.out}: {card.system} on {card.backbone}, ONNX within {worst:.1e} of PyTorch ({said})"
+    emit(options, text, {"digest": bundle.digest, "reused": reused, "card": asdict(card)})

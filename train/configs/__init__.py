@@ -1,1 +1,15 @@
 """Training configurations, one YAML a system."""
+
+from pathlib import Path
+
+from chextriev.errors import UnknownVariant
+
+_FOLDER = Path(__file__).parent
+
+
+def config_path(system: str) -> Path:
+    """The shipped configuration of a system."""
+    path = _FOLDER / f"{system}.yaml"
+    if not path.is_file():
+        raise UnknownVariant(system, sorted(file.stem for file in _FOLDER.glob("*.yaml")), where="the configurations")
+    return path

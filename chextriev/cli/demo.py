@@ -1,0 +1,243 @@
+"""`chextriev demo`: the whole job in one command, each stage reusing what is unchanged."""
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from chextriev.artifacts import find_current, read_manifest, write_text
+from chextriev.cli.output import emit, finish_parser
+from chextriev.errors import DigestMismatch, OutputExists
+from chextriev.study_table import StudyTable
+
+if TYPE_CHECKING:
+    from chextriev.eval.evaluation import Evaluation
+
+Result = TypeVar("Result")
+
+STAGES = ("data", "region features", "training", "export", "index", "query", "evaluation")
+TRAINING = {  # the published schedule is for 162,000 radiographs; a few hundred want larger steps and fewer epochs
+    "--model.learning_rate": "3e-4",
+    "--data.batch_size": "32",
+    "--trainer.max_epochs": "8",
+    "--trainer.accumulate_grad_batches": "1",
+    "--trainer.val_check_interval": "1.0",
+}
+CASES = 6
+SYNTHETIC = "Synthetic phantoms, not patients: the numbers show that the parts work together, not how well."
+_PARTS = {
+    "study": "study table",
+    "features": "region features",
+    "run": "training run",
+    "bundle": "encoder bundle",
+    "index": "index",
+}
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo runs on."""
+
+    out: Path
+    data: Path | None
+    patients: int
+    seed: int
+    backbone: str
+    weights: str | None
+
+
+class Stages:
+    """Runs the stages in order and prints one line of outcome for each."""
+
+    def __init__(self, *, silent: bool) -> None:
+        self.silent = silent
+        self.outcomes: list[dict[str, Any]] = []
+
+    def run(self, work: Callable[[], tuple[str, bool]]) -> None:
+        """`work` returns a sentence and whether everything in it was reused."""
+        number, begun = len(self.outcomes), time.perf_counter()
+        sentence, reused = work()
+        outcome = {
+            "stage": STAGES[number],
+            "outcome": sentence,
+            "reused": reused,
+            "seconds": round(time.perf_counter() - begun, 1),
+        }
+        self.outcomes.append(outcome)
+        if not self.silent:
+            said = "unchanged, reused" if reused else f"{outcome['seconds']} s"
+            print(f"[{number + 1}/{len(STAGES)}] {STAGES[number]}: {sentence} ({said})", flush=True)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for everything the demo makes")
+    parser.add_argument(
+        "--data", type=Path, help="a folder that `data prepare` accepts (default: generated radiographs)"
+    )
+    parser.add_argument("--patients", type=int, default=300, help="of the generated radiographs (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the generated radiographs (default: %(default)s)")
+    parser.add_argument("--backbone", default="efficientnet-lite0", help="default: %(default)s")
+    parser.add_argument("--weights", help="of the backbone, as for `data features`")
+    finish_parser(parser, _demo)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    names = ("out", "data", "patients", "seed", "backbone", "weights")
+    demo = Demo(DemoSettings(**{name: getattr(options, name) for name in names}))
+    stages = Stages(silent=options.json)
+    for work in (demo.prepare, demo.features, demo.train, demo.export, demo.index, demo.query, demo.evaluate):
+        stages.run(work)
+    text = f"\n{demo.table}\n\nreport: {demo.report}"
+    emit(options, text, {"report": str(demo.report), "stages": stages.outcomes, "evaluation": demo.numbers})
+
+
+class Demo:
+    """The stages; each leaves a directory in OUT that the next one reads."""
+
+    def __init__(self, settings: DemoSettings) -> None:
+        self.settings, self.out = settings, settings.out
+        self.report = settings.out / "report.html"
+        self.table, self.numbers = "", dict[str, Any]()
+
+    def prepare(self) -> tuple[str, bool]:
+        """Radiographs (generated unless given) -> study table."""
+        from chextriev.train.phantom.dataset import write_phantoms
+        from chextriev.train.prepare import prepare
+
+        source, made = self.settings.data, ""
+        if source is None:
+            source = self.out / "phantoms"
+            phantoms = write_phantoms(source, patients=self.settings.patients, seed=self.settings.seed)
+            made = f"{phantoms.images} generated radiographs; "
+        summary = prepare(source, self.out / "study")
+        return f"{made}{summary.sentence}", summary.reused
+
+    def features(self) -> tuple[str, bool]:
+        """Study table -> frozen features of 18 regions a radiograph."""
+        from chextriev.export.runners import OnnxExtractor
+        from chextriev.study_table import read_study_table
+        from chextriev.train.backbones import load_backbone
+        from chextriev.train.feature_store import STORE_FILE
+        from chextriev.train.features import compute_features
+
+        table, out = read_study_table(self.out / "study"), self.out / "features"
+        backbone = load_backbone(self.settings.backbone, weights=self.settings.weights)
+        extractor = OnnxExtractor.from_backbone(backbone)
+        facts = _afresh_if_other(out, STORE_FILE, lambda: compute_features(table, out, extractor)).facts
+        sentence = f"{facts['radiographs']} x 18 x {backbone.spec.width} by {backbone.spec.name}"
+        if facts["quarantined"]:
+            sentence += f", {facts['quarantined']} in quarantine"
+        return sentence, not facts["computed"]
+
+    def train(self) -> tuple[str, bool]:
+        """Features -> a trained v6."""
+        from chextriev.train.configs import config_path
+        from chextriev.train.fit import RECIPE_FILE, run_train
+
+        out = self.out / "run"
+        words = ["fit", "--config", str(config_path("v6")), "--out", str(out)]
+        words += ["--data.features", str(self.out / "features"), "--data.table", str(self.out / "study")]
+        words += ["--trainer.enable_model_summary", "false", *(word for pair in TRAINING.items() for word in pair)]
+        command = _afresh_if_other(out, RECIPE_FILE, lambda: run_train(words))
+        facts = command.manifest.facts
+        return f"v6, {facts['epochs']} epochs, best validation AUROC {facts['best_val_auroc']:.3f}", command.reused
+
+    def export(self) -> tuple[str, bool]:
+        """Checkpoint -> bundle of two ONNX engines."""
+        from chextriev.export.build_bundle import build_bundle
+
+        bundle, reused = build_bundle(self.out / "run", self.out / "bundle", weights=self.settings.weights)
+        return f"two ONNX engines within {max(bundle.card.parity.values()):.1e} of PyTorch", reused
+
+    def index(self) -> tuple[str, bool]:
+        """Bundle and features -> embeddings -> index."""
+        from chextriev.embedding_set import read_embeddings
+        from chextriev.encoder import open_encoder
+        from chextriev.export.embed import embed_table
+        from chextriev.index.build import KIND, build_index, index_recipe
+        from chextriev.study_table import read_study_table
+        from chextriev.train.features import open_features
+
+        encoder, table = open_encoder(self.out / "bundle"), read_study_table(self.out / "study")
+        embed_table(encoder, table, self.out / "embeddings", features=open_features(self.out / "features"))
+        embeddings = read_embeddings(self.out / "embeddings")
+        current = find_current(self.out / "index", KIND, index_recipe(embeddings))
+        manifest = current or build_index(embeddings, self.out / "index")
+        sentence = f"{len(embeddings)} embeddings of width {embeddings.vectors.shape[1]}; {manifest.facts['spec']}"
+        return sentence, current is not None
+
+    def query(self) -> tuple[str, bool]:
+        """One image file of the test split -> its most similar cases, as a user would ask."""
+        from chextriev.encoder import open_encoder
+        from chextriev.index.search import open_index
+        from chextriev.study_table import read_study_table
+
+        table = read_study_table(self.out / "study").of_split("test")
+        encoder, index = open_encoder(self.out / "bundle"), open_index(self.out / "index")
+        radiograph = table.radiograph(0)
+        begun = time.perf_counter()
+        (hits,) = index.search(encoder.encode([radiograph]), 5)
+        milliseconds = 1000 * (time.perf_counter() - begun)
+        best = f", best cosine {hits[0].score:.3f}" if hits else ""
+        return f"{radiograph.image_id} -> {len(hits)} cases of other patients in {milliseconds:.0f} ms{best}", False
+
+    def evaluate(self) -> tuple[str, bool]:
+        """Embeddings -> metrics beside chance and the frozen features -> report.html."""
+        from chextriev.embedding_set import read_embeddings
+        from chextriev.eval.comparison import comparison_as_dict, render_comparison
+        from chextriev.eval.run import evaluate
+        from chextriev.eval.store import write_evaluation
+        from chextriev.export.embed import pooled_features
+        from chextriev.study_table import read_study_table
+        from chextriev.train.features import open_features
+
+        table = read_study_table(self.out / "study")
+        trained = evaluate(read_embeddings(self.out / "embeddings"))
+        frozen = evaluate(pooled_features(table, open_features(self.out / "features")))
+        rows = [("v6", trained), ("frozen features, mean-pooled", frozen)]
+        write_evaluation(self.out / "evaluation", trained)
+        write_evaluation(self.out / "evaluation-frozen", frozen)
+        self._write_report(table, rows)
+        self.table, self.numbers = render_comparison(rows), comparison_as_dict(rows)
+        return _verdict(trained, frozen), False
+
+    def _write_report(self, table: StudyTable, rows: "list[tuple[str, Evaluation]]") -> None:
+        from chextriev.eval.cases import choose_cases, read_cases
+        from chextriev.eval.report import ReportContent, render_report
+
+        lists = rows[0][1].lists
+        parts = {name: read_manifest(self.out / name, kind).digest for name, kind in _PARTS.items()}
+        synthetic = self.settings.data is None
+        content = ReportContent(
+            title="Similar chest radiographs by anatomy",
+            data_note=f"{len(table)} radiographs of {len(set(table.patient_id))} patients; {rows[0][1].split} split.",
+            rows=rows,
+            cases=read_cases(table, lists, choose_cases(lists, table, count=CASES)),
+            provenance=parts,
+            warning=SYNTHETIC if synthetic else "",
+        )
+        write_text(self.report, render_report(content))
+
+
+def _afresh_if_other(directory: Path, mark: str, work: Callable[[], Result]) -> Result:
+    """Run `work`; where it refuses what an earlier demo left in `directory` for other data, clear that and run again.
+
+    mark: the file that shows the directory to be the demo's own.
+    """
+    try:
+        return work()
+    except (OutputExists, DigestMismatch):
+        if not (directory / mark).is_file():
+            raise
+        shutil.rmtree(directory)
+        return work()
+
+
+def _verdict(trained: "Evaluation", frozen: "Evaluation") -> str:
+    at_k, start = trained.overall.at_k[5], frozen.overall.at_k[5].measured.macro.precision
+    measured, chance = at_k.measured.macro.precision, at_k.chance.macro.precision
+    return f"macro precision@5 {measured:.3f}, frozen features {start:.3f}, chance {chance:.3f}"

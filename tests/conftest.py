@@ -1,0 +1,17 @@
+"""Shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REAL_DATA = "CHEXTRIEV_REAL_DATA"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real radiographs; the test is skipped where there is none."""
+    folder = os.environ.get(REAL_DATA)
+    if not folder:
+        pytest.skip(f"{REAL_DATA} is not set: it names a folder of real radiographs with images.csv and regions.csv")
+    return Path(folder)

@@ -1,0 +1,134 @@
+"""Training from the cache: it learns, it can be interrupted, and two runs are equal."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from chextriev.errors import DigestMismatch, EmptySplit, OutputExists, UnknownVariant
+from chextriev.train.configs import config_path
+from chextriev.train.features import compute_features
+from chextriev.train.fit import TrainCommand, open_run, run_train
+from tests.tiny import write_tiny_table
+
+WIDTH = 16
+SMALL = "{name: tiny, positions: true, edges: learned, width: 32, heads: 2, head_width: 8}"
+
+
+class MeanGrey:
+    """A backbone for tests of training: 16 mean grey levels of a crop."""
+
+    backbone, backbone_digest, width = "mean-grey", "0" * 64, WIDTH
+
+    def extract(self, crops: np.ndarray) -> np.ndarray:
+        blocks = crops.reshape(len(crops), 4, 56, 4, 56).mean(axis=(2, 4))
+        return blocks.reshape(len(crops), WIDTH).astype(np.float32) / 255
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    table = write_tiny_table(folder)
+    compute_features(table, folder / "features", MeanGrey())
+    return folder
+
+
+@pytest.fixture
+def fit(data: Path, tmp_path: Path) -> Callable[..., TrainCommand]:
+    def run(*words: str, out: str = "run") -> TrainCommand:
+        return run_train(
+            [
+                *("fit", "--model.variant", SMALL, "--data.features", str(data / "features")),
+                *("--data.table", str(data / "study"), "--data.batch_size", "4", "--out", str(tmp_path / out)),
+                *("--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--trainer.logger", "false"),
+                *("--trainer.enable_progress_bar", "false", "--model.learning_rate", "1e-3"),
+                *words,
+            ]
+        )
+
+    return run
+
+
+def weights_of(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / name, weights_only=True)["state_dict"]
+    return state
+
+
+def test_trains_reuses_and_repeats(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
+    first = fit()
+    assert not first.reused
+    facts = first.manifest.facts
+    assert facts["epochs"] == 3
+    assert facts["best_val_auroc"] > 0.6
+    assert (tmp_path / "run" / "config.yaml").exists()
+    checkpoint, manifest = open_run(tmp_path / "run")
+    assert manifest.digest == first.manifest.digest
+    assert torch.load(checkpoint, weights_only=True)["hyper_parameters"]["variant"]["name"] == "tiny"
+
+    assert fit().reused
+
+    fit(out="again")
+    again = weights_of(tmp_path / "again")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in weights_of(tmp_path / "run").items())
+
+
+def test_other_settings_do_not_overwrite_a_run(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
+    digest = fit().manifest.digest
+    with pytest.raises(OutputExists, match="choose another --out"):
+        fit("--model.learning_rate", "2e-3")
+    assert open_run(tmp_path / "run")[1].digest == digest
+
+
+def test_an_interrupted_run_goes_on(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
+    fit(out="unbroken")
+    fit()
+    (tmp_path / "run" / "manifest.json").unlink()
+    assert not fit().reused
+    same = weights_of(tmp_path / "run")
+    assert all(torch.equal(tensor, same[name]) for name, tensor in weights_of(tmp_path / "unbroken").items())
+
+
+def test_tensorboard_events_are_written(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
+    fit("--trainer.logger", "true", "--trainer.max_epochs", "1")
+    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+
+
+def test_early_stopping_ends_a_run_that_stands_still(fit: Callable[..., TrainCommand]) -> None:
+    facts = fit(
+        "--model.learning_rate", "0", "--early_stopping.patience", "1", "--trainer.max_epochs", "20"
+    ).manifest.facts
+    assert facts["epochs"] < 20
+
+
+def test_wrong_data_is_refused(fit: Callable[..., TrainCommand], data: Path, tmp_path: Path) -> None:
+    write_tiny_table(tmp_path / "other", seed=1)
+    with pytest.raises(DigestMismatch, match="compute the features again"):
+        fit("--data.table", str(tmp_path / "other" / "study"))
+    with pytest.raises(UnknownVariant, match="no variant 'v9'"):
+        fit("--model.variant", "v9")
+
+
+def test_a_data_set_without_validation_images_is_refused(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
+    table = write_tiny_table(tmp_path / "no-validation", per_split=(4, 0, 4))
+    compute_features(table, tmp_path / "features", MeanGrey())
+    with pytest.raises(EmptySplit, match="'validate' \\(the study table has train 4, validate 0, test 4\\)"):
+        fit("--data.table", str(tmp_path / "no-validation" / "study"), "--data.features", str(tmp_path / "features"))
+
+
+@pytest.mark.parametrize("path", sorted(config_path("v6").parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configurations_train_one_step(fit: Callable[..., TrainCommand], path: Path) -> None:
+    facts = fit("--config", str(path), "--trainer.max_steps", "1", "--model.variant", SMALL).manifest.facts
+    assert facts["steps"] == 1
+    assert yaml.safe_load(path.read_text())["model"]["variant"] == path.stem
+
+
+def test_unknown_options_are_refused(data: Path) -> None:
+    words = ["train", "fit", "--data.features", str(data / "features"), "--data.shuffle", "yes"]
+    done = subprocess.run([sys.executable, "-m", "chextriev", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "shuffle" in done.stderr

@@ -1,0 +1,87 @@
+"""Decode and crop radiographs in threads ahead of the consumer, in order and in bounded memory."""
+
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.errors import BoxError, ImageError, InvalidSetting, InvalidValue
+from chextriev.preprocess import CropSpec, region_crops
+from chextriev.radiograph import read_pixels
+from chextriev.study_table import StudyTable
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """How features are computed.
+
+    batch: radiographs a call of the extractor. workers: threads that decode and crop. shard_rows: radiographs a file.
+    """
+
+    crops: CropSpec = field(default_factory=CropSpec)
+    batch: int = 4
+    workers: int = 2
+    shard_rows: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "workers", "shard_rows"):
+            if getattr(self, name) < 1:
+                raise InvalidSetting(f"features: {name} is {getattr(self, name)}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A radiograph that yields no features. reason: name of the error. detail: its words, paths from the image root."""
+
+    row: int
+    image_id: str
+    reason: str
+    detail: str
+
+
+Crops = npt.NDArray[np.uint8]  # [18, size, size]
+
+
+def crops_in_order(
+    table: StudyTable, rows: range, settings: FeatureSettings
+) -> Generator[tuple[int, Crops | Refusal], None, None]:
+    """Yield each row with its 18 crops [18, size, size] uint8, or why there are none.
+
+    At most two batches are in memory before the consumer asks for them.
+    """
+    pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="crops")
+    todo = iter(rows)
+    pending: deque[tuple[int, Future[Crops | Refusal]]] = deque()
+    try:
+        while True:
+            free = 2 * settings.batch - len(pending)
+            pending.extend((row, pool.submit(read_crops, table, row, settings.crops)) for row in islice(todo, free))
+            if not pending:
+                return
+            row, future = pending.popleft()
+            yield row, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_crops(table: StudyTable, row: int, spec: CropSpec) -> Crops | Refusal:
+    """Decode one radiograph and cut its crops [18, size, size] uint8; what is wrong with it becomes a Refusal."""
+    try:
+        height, width = int(table.height[row]), int(table.width[row])
+        pixels, boxes = read_pixels(table.image_path(row)), table.boxes(row)
+        _check_size(pixels.shape, (height, width))
+        boxes.check_inside(width, height, where=f"image {table.image_id[row]}")
+        return region_crops(pixels, boxes, spec)
+    except (ImageError, BoxError, InvalidValue) as error:
+        detail = str(error).replace(f"{table.image_root}/", "")
+        return Refusal(row, str(table.image_id[row]), type(error).__name__, detail)
+
+
+def _check_size(found: tuple[int, ...], stated: tuple[int, int]) -> None:
+    if found != stated:
+        sizes = f"{found[1]} x {found[0]} pixels, the study table says {stated[1]} x {stated[0]}"
+        raise InvalidValue(f"the image has {sizes}; its boxes are in pixels of the latter")

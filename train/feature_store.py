@@ -1,0 +1,241 @@
+"""The feature cache on disk: how it is written, and how it is read.
+
+A directory of kind "region features": `store.json` (the key: all that the features depend on), shards
+`features-00000.npy` float16 [<= 512, 18, width] with rows in the order of the study table (NaN where there are none),
+`quarantine.csv` (row, image id, reason, detail) and, once complete, a manifest. Each shard appears whole or
+not at all. float16 keeps 11 significant bits: a value is off by at most `FLOAT16_RELATIVE_ERROR` of itself, and below
+6.1e-5 in size by at most `FLOAT16_ABSOLUTE_ERROR`.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.anatomy import N_REGIONS
+from chextriev.artifacts import Manifest, check_output, open_artifact, reap_scratch, write_bytes, write_text
+from chextriev.errors import (
+    DamagedArtifact,
+    InvalidSetting,
+    InvalidValue,
+    OtherBackbone,
+    OtherStudyTable,
+    OutputExists,
+    UnreadableImage,
+)
+from chextriev.train.crop_stream import Refusal
+
+KIND = "region features"
+STORE_FILE = "store.json"
+QUARANTINE_FILE = "quarantine.csv"
+FLOAT16_RELATIVE_ERROR = 2.0**-11
+FLOAT16_ABSOLUTE_ERROR = 2.0**-25
+_MAX_OPEN_SHARDS = 512  # all of MIMIC-CXR-JPG has 453; an open one costs address space, not memory
+
+Shard = npt.NDArray[np.float16]  # [rows, 18, width]
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """All that the content of a store depends on."""
+
+    backbone: str
+    backbone_digest: str
+    crops_digest: str
+    table_digest: str
+    image_ids_digest: str
+    radiographs: int
+    width: int
+    shard_rows: int
+
+    @property
+    def shards(self) -> int:
+        """Number of shards of the complete store."""
+        return -(-self.radiographs // self.shard_rows)
+
+    def shape_of(self, shard: int) -> tuple[int, int, int]:
+        """Shape of a shard; the last one may be short."""
+        rows = min(self.shard_rows, self.radiographs - shard * self.shard_rows)
+        return rows, N_REGIONS, self.width
+
+    def check_same(self, wanted: "StoreKey", directory: Path) -> None:
+        """Raise the error that names what differs between the store's key (this one) and the wanted one."""
+        cure = "choose another output, or delete that directory"
+        mine, other = (
+            f"{key.backbone} {key.backbone_digest[:12]} on crops {key.crops_digest[:12]}" for key in (self, wanted)
+        )
+        if mine != other or self.width != wanted.width:
+            raise OtherBackbone(f"{directory} holds features of {mine}, asked for are those of {other}; {cure}")
+        mine, other = (f"{key.table_digest[:12]} ({key.radiographs:,} radiographs)" for key in (self, wanted))
+        if mine != other or self.image_ids_digest != wanted.image_ids_digest:
+            raise OtherStudyTable(f"{directory} holds features of study table {mine}, this one is {other}; {cure}")
+        if self != wanted:
+            raise InvalidSetting(
+                f"{directory} was begun with {self.shard_rows} rows a shard, not {wanted.shard_rows}; {cure}"
+            )
+
+
+class StoreWriter:
+    """A store that grows by whole shards.
+
+    next_shard: the first that is not there yet. refusals: of the rows before it.
+    """
+
+    def __init__(self, directory: Path, key: StoreKey) -> None:
+        self.directory, self.key = directory, key
+        if (directory / STORE_FILE).exists():
+            _read_key(directory, refused=OutputExists).check_same(key, directory)
+        else:
+            directory.mkdir(parents=True, exist_ok=True)
+            reap_scratch(directory)
+            check_output(directory, KIND)
+            write_text(directory / STORE_FILE, json.dumps(asdict(key), indent=2) + "\n")
+        reap_scratch(directory)
+        self.next_shard = self._count_whole()
+        self.refusals = [refusal for refusal in _read_quarantine(directory) if refusal.row < self.next_row]
+        self._write_quarantine()
+
+    @property
+    def next_row(self) -> int:
+        """The first row that is not in a whole shard."""
+        return min(self.next_shard * self.key.shard_rows, self.key.radiographs)
+
+    def append(self, features: Shard, refusals: Sequence[Refusal]) -> None:
+        """Write the next shard; its refusals first, so that a shard on disk always has them beside it."""
+        self.refusals.extend(refusals)
+        done = self.next_row + len(features)
+        if len(self.refusals) == done:
+            raise UnreadableImage(
+                f"none of the first {done:,} radiographs of the study table can be used; the first, image"
+                f" {self.refusals[0].image_id}: {self.refusals[0].detail}; check where its images are"
+            )
+        if refusals:
+            self._write_quarantine()
+        content = io.BytesIO()
+        np.save(content, features, allow_pickle=False)
+        write_bytes(_shard_path(self.directory, self.next_shard), content.getvalue())
+        self.next_shard += 1
+
+    def _count_whole(self) -> int:
+        for shard in range(self.key.shards):
+            if not _is_whole(_shard_path(self.directory, shard), self.key.shape_of(shard)):
+                return shard
+        return self.key.shards
+
+    def _write_quarantine(self) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([column.name for column in fields(Refusal)])
+        writer.writerows(astuple(refusal) for refusal in self.refusals)
+        write_text(self.directory / QUARANTINE_FILE, text.getvalue())
+
+
+class RegionFeatures:
+    """A complete store, read by memory map.
+
+    width: features a region. available: [N] bool, False for radiographs in quarantine. digest: of this artefact.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory, self.manifest, self.digest = directory, manifest, manifest.digest
+        self.key = _read_key(directory, refused=DamagedArtifact)
+        self.backbone, self.backbone_digest = self.key.backbone, self.key.backbone_digest
+        self.crops_digest, self.table_digest = self.key.crops_digest, self.key.table_digest
+        self.width = self.key.width
+        self.available: npt.NDArray[np.bool_] = np.ones(self.key.radiographs, bool)
+        self.available[[refusal.row for refusal in _read_quarantine(directory)]] = False
+        self._shard = lru_cache(_MAX_OPEN_SHARDS)(self._map)
+
+    def __len__(self) -> int:
+        return self.key.radiographs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Memory maps stay behind when a copy goes to another process."""
+        return RegionFeatures, (self.directory, self.manifest)
+
+    def rows(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Features [B, 18, width] float32 of B rows of the study table, in any order.
+
+        Raises InvalidValue for a row outside the table or in quarantine.
+        """
+        wanted = np.asarray(indices, np.int64)
+        self._check_rows(wanted)
+        shards, positions = np.divmod(wanted, self.key.shard_rows)
+        features = np.empty((len(wanted), N_REGIONS, self.width), np.float32)
+        for shard in np.unique(shards):
+            here = shards == shard
+            features[here] = self._shard(int(shard))[positions[here]]
+        return features
+
+    def _check_rows(self, wanted: npt.NDArray[np.int64]) -> None:
+        outside = (wanted < 0) | (wanted >= len(self))
+        if outside.any():
+            raise InvalidValue(f"{self.directory}: no row {wanted[outside][0]}; it has rows 0 to {len(self) - 1}")
+        absent = ~self.available[wanted]
+        if absent.any():
+            row = wanted[absent][0]
+            raise InvalidValue(f"{self.directory}: row {row} has no features, see {QUARANTINE_FILE}; use `available`")
+
+    def _map(self, shard: int) -> Shard:
+        mapped: Shard = np.load(_shard_path(self.directory, shard), mmap_mode="r", allow_pickle=False)
+        return mapped
+
+
+def open_features(
+    directory: str | Path, *, backbone_digest: str | None = None, crops_digest: str | None = None
+) -> RegionFeatures:
+    """Open a complete store, every file verified (all of MIMIC-CXR-JPG is 17 GB: up to half a minute).
+
+    Raises OtherBackbone where a digest is given and differs, NotAnArtifact where the store is incomplete.
+    """
+    directory = Path(directory)
+    features = RegionFeatures(directory, open_artifact(directory, KIND))
+    for what, found, wanted in (
+        ("backbone", features.backbone_digest, backbone_digest),
+        ("crops", features.crops_digest, crops_digest),
+    ):
+        if wanted is not None and found != wanted:
+            raise OtherBackbone(
+                f"{directory} holds features of {what} {found[:12]} ({features.backbone}), needed are those of"
+                f" {wanted[:12]}; compute them into another directory"
+            )
+    return features
+
+
+def _shard_path(directory: Path, shard: int) -> Path:
+    return directory / f"features-{shard:05d}.npy"
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        shard = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return bool(shard.shape == shape and shard.dtype == np.float16)
+
+
+def _read_key(directory: Path, *, refused: type[OutputExists] | type[DamagedArtifact]) -> StoreKey:
+    path = directory / STORE_FILE
+    try:
+        return StoreKey(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise refused(f"{path} is not the key of a feature store ({error}); choose another output") from None
+
+
+def _read_quarantine(directory: Path) -> list[Refusal]:
+    path = directory / QUARANTINE_FILE
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="") as stream:
+            records = list(csv.DictReader(stream))
+        return [Refusal(int(r["row"]), r["image_id"], r["reason"], r["detail"]) for r in records]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DamagedArtifact(f"{path} cannot be read ({error}); delete {directory} and compute it again") from None

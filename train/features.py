@@ -1,0 +1,187 @@
+"""Compute the features of every region of every radiograph once, with a frozen backbone; resumable.
+
+`chextriev.train.feature_store` says what is on disk. Memory does not grow with the number of radiographs.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from chextriev.anatomy import N_REGIONS
+from chextriev.artifacts import MANIFEST, Manifest, Recipe, check_output, digest_of, seal
+from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue
+from chextriev.progress import track
+from chextriev.study_table import StudyTable
+from chextriev.train.backbones import Backbone, region_extractor
+from chextriev.train.crop_stream import Crops, FeatureSettings, Refusal, crops_in_order
+from chextriev.train.feature_store import KIND, RegionFeatures, StoreKey, StoreWriter, open_features
+
+__all__ = [
+    "DeferredExtractor",
+    "FeatureExtractor",
+    "FeatureSettings",
+    "RegionFeatures",
+    "TorchExtractor",
+    "compute_features",
+    "open_features",
+]
+
+
+class FeatureExtractor(Protocol):
+    """A backbone on some engine. backbone: its name. backbone_digest: of name, normalisation and weights."""
+
+    backbone: str
+    backbone_digest: str
+    width: int
+
+    def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Features [n, width] float32 of grey crops [n, 1, size, size] uint8."""
+
+
+class TorchExtractor:
+    """A backbone on PyTorch."""
+
+    def __init__(self, backbone: Backbone, *, device: str = "cpu") -> None:
+        try:
+            self._device = torch.device(device)
+            module = copy.deepcopy(region_extractor(backbone)).to(self._device)  # the caller's stays where it is
+        except (RuntimeError, AssertionError) as error:
+            raise InvalidSetting(f"device {device!r} cannot be used by this PyTorch ({error})") from None
+        module.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._module = module
+        self.backbone, self.backbone_digest = backbone.spec.name, backbone.digest
+        self.width = backbone.spec.width
+
+    def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Features [n, width] float32 of grey crops [n, 1, 224, 224] uint8."""
+        with torch.inference_mode():
+            features: torch.Tensor = self._module(torch.from_numpy(crops).to(self._device))
+            return np.asarray(features.cpu().numpy(), np.float32)
+
+
+class DeferredExtractor:
+    """A backbone on an engine that is made when the first crops come: a complete store needs none."""
+
+    def __init__(self, backbone: Backbone, make: Callable[[Backbone], FeatureExtractor]) -> None:
+        self.backbone, self.backbone_digest = backbone.spec.name, backbone.digest
+        self.width = backbone.spec.width
+        self._made = cache(lambda: make(backbone))
+
+    def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Features [n, width] float32 of grey crops [n, 1, 224, 224] uint8."""
+        return self._made().extract(crops)
+
+
+def compute_features(
+    table: StudyTable, out: Path, extractor: FeatureExtractor, *, settings: FeatureSettings | None = None
+) -> Manifest:
+    """Fill the store at `out`, going on where an earlier run stopped; the manifest's facts say how much was reused.
+
+    A radiograph that cannot be read is quarantined with its reason. Raises OtherBackbone or OtherStudyTable where the
+    store was begun with another key, UnreadableImage where no radiograph can be read.
+    """
+    out, settings = Path(out), settings or FeatureSettings()
+    key = _key(table, extractor, settings)
+    begun = time.perf_counter()
+    if (out / MANIFEST).exists():
+        return _reuse(out, key)
+    store = StoreWriter(out, key)
+    rows = range(store.next_row, len(table))
+    _fill(store, _features_in_order(table, rows, extractor, settings), rows)
+    recipe = Recipe(
+        {"backbone": key.backbone, "width": key.width, "crops": asdict(settings.crops), "dtype": "float16"},
+        {"study table": key.table_digest, "backbone": key.backbone_digest},
+    )
+    facts = {
+        "radiographs": len(table),
+        "computed": len(rows),
+        "reused": len(table) - len(rows),
+        "quarantined": len(store.refusals),
+        "seconds": round(time.perf_counter() - begun, 3),
+    }
+    return seal(out, KIND, recipe, facts)
+
+
+def _key(table: StudyTable, extractor: FeatureExtractor, settings: FeatureSettings) -> StoreKey:
+    if not table.digest or not len(table):
+        raise InvalidValue(
+            f"features need a study table read from disk, with at least one radiograph (digest {table.digest!r},"
+            f" {len(table)} radiographs)"
+        )
+    return StoreKey(
+        backbone=extractor.backbone,
+        backbone_digest=extractor.backbone_digest,
+        crops_digest=settings.crops.digest,
+        table_digest=table.digest,
+        image_ids_digest=digest_of([str(image_id) for image_id in table.image_id]),
+        radiographs=len(table),
+        width=extractor.width,
+        shard_rows=settings.shard_rows,
+    )
+
+
+def _reuse(out: Path, key: StoreKey) -> Manifest:
+    check_output(out, KIND)
+    features = open_features(out)
+    features.key.check_same(key, out)
+    facts = {**features.manifest.facts, "computed": 0, "reused": len(features), "seconds": 0.0}
+    return replace(features.manifest, facts=facts)
+
+
+def _fill(store: StoreWriter, features: Iterator[tuple[int, "Features | Refusal"]], rows: range) -> None:
+    shard, refusals = _empty_shard(store), list[Refusal]()
+    for row, result in track(features, "region features", total=len(rows), unit="radiograph"):
+        position = row - store.next_row
+        if isinstance(result, Refusal):
+            refusals.append(result)
+        else:
+            shard[position] = result
+        if position + 1 == len(shard):
+            store.append(shard, refusals)
+            shard, refusals = _empty_shard(store), []
+
+
+def _empty_shard(store: StoreWriter) -> npt.NDArray[np.float16]:
+    rows = max(store.key.shape_of(store.next_shard)[0], 0)
+    return np.full((rows, N_REGIONS, store.key.width), np.nan, np.float16)
+
+
+Features = npt.NDArray[np.float16]  # [18, width]
+
+
+def _features_in_order(
+    table: StudyTable, rows: range, extractor: FeatureExtractor, settings: FeatureSettings
+) -> Iterator[tuple[int, Features | Refusal]]:
+    """Yield each row with its features [18, width] float16, or why there are none."""
+    with closing(crops_in_order(table, rows, settings)) as stream:
+        while batch := list(islice(stream, settings.batch)):
+            features = iter(_extract([crops for _, crops in batch if not isinstance(crops, Refusal)], extractor))
+            for row, result in batch:
+                yield row, result if isinstance(result, Refusal) else next(features)
+
+
+def _extract(crops: list[Crops], extractor: FeatureExtractor) -> npt.NDArray[np.float16]:
+    """[n, 18, width] float16 of n radiographs' crops."""
+    if not crops:
+        return np.empty((0, N_REGIONS, extractor.width), np.float16)
+    features = extractor.extract(np.concatenate(crops)[:, None])
+    if features.shape != (len(crops) * N_REGIONS, extractor.width):
+        wanted = [len(crops) * N_REGIONS, extractor.width]
+        raise CountMismatch(f"{extractor.backbone} gave features {list(features.shape)}; {wanted} is needed")
+    with np.errstate(over="ignore"):
+        rounded = features.astype(np.float16)
+    if not np.isfinite(rounded).all():
+        raise InvalidValue(
+            f"{extractor.backbone} gave features up to {np.abs(features).max():.3g}; the cache holds 65,504 at most"
+        )
+    return rounded.reshape(len(crops), N_REGIONS, extractor.width)

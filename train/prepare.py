@@ -1,0 +1,135 @@
+"""A data set on disk -> one validated study table, with a list of the images left out and the reason for each."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chextriev.anatomy import Finding
+from chextriev.artifacts import Manifest, Recipe, check_output, find_current, publishing, seal
+from chextriev.errors import EmptySplit, MissingFile
+from chextriev.study_table import KIND, QUARANTINE_FILE, SPLITS, STUDY_FILE, StudyTable, write_study_parquet
+from chextriev.train.mimic_layout import SILVER, SPLIT_CSV, find_mimic
+from chextriev.train.plain_table import find_plain
+from chextriev.train.quarantine import Quarantine
+from chextriev.train.study_source import PrepareSettings, Reading, StudySource
+
+RULES = 1
+"""Version of the rules; a change of them makes every table again."""
+_ABOUT_FILES = ("MissingFile", "UnreadableImage", "InvalidValue")  # may mend without the tables changing
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` made or found. Facts: see `summary`."""
+
+    directory: Path
+    manifest: Manifest
+    reused: bool
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts: kept, by split, quarantined by reason, positives by finding; layout and remarks in words."""
+        facts = self.manifest.facts
+        keys = ("layout", "kept", "splits", "quarantined", "positives", "remarks")
+        return {"directory": str(self.directory), "reused": self.reused, **{key: facts[key] for key in keys}}
+
+    def __str__(self) -> str:
+        """One line of outcome."""
+        facts = self.manifest.facts
+        splits = _listing({split: facts["splits"][split] for split in SPLITS})
+        said = "unchanged, reused" if self.reused else "study table"
+        left_out = f"{sum(facts['quarantined'].values()):,} quarantined{_in_brackets(facts['quarantined'])}"
+        return f"{said}: {facts['kept']:,} radiographs kept ({splits}), {left_out} -> {self.directory}"
+
+
+def prepare(source: str | Path, out: str | Path, *, settings: PrepareSettings | None = None) -> Prepared:
+    """Read the data set under `source` into a study table at `out`, rows in order of image id.
+
+    Source is a plain table (images.csv and regions.csv), or a folder above MIMIC-CXR-JPG and Chest ImaGenome. A table
+    that the same files and rules made before is reused, unless it left out images for the sake of their files.
+    Raises MissingFile if neither layout is there, a TableError for faults of the layout, EmptySplit if no image is
+    left; a fault of one image puts it into quarantine.csv (with settings.strict, raises).
+    """
+    settings, out = settings or PrepareSettings(), Path(out)
+    check_output(out, KIND)
+    found = find_source(Path(source), settings)
+    recipe = Recipe({"layout": found.layout, "rules": RULES, "check_files": settings.check_files}, found.parents())
+    image_root = os.path.relpath(found.image_root.resolve(), out.resolve())
+    current = None if settings.force else find_current(out, KIND, recipe)
+    if current and _still_true(current, image_root, settings):
+        return Prepared(out, current, reused=True)
+    quarantine = Quarantine(strict=settings.strict)
+    reading = found.read(settings, quarantine)
+    _check_not_empty(reading.table, quarantine, source=found)
+    with publishing(out, KIND) as scratch:
+        write_study_parquet(reading.table, scratch / STUDY_FILE)
+        quarantine.write(scratch / QUARANTINE_FILE)
+        facts = {"layout": found.layout, "image_root": image_root, **_facts(reading, quarantine)}
+        manifest = seal(scratch, KIND, recipe, facts)
+    return Prepared(out, manifest, reused=False)
+
+
+def find_source(source: Path, settings: PrepareSettings) -> StudySource:
+    """The reader for what lies under `source`; MissingFile says what was looked for."""
+    if not source.is_dir():
+        raise MissingFile(f"{source} is not a folder; a folder of a data set is needed")
+    named = settings.mimic or settings.imagenome
+    plain = None if named else find_plain(source)
+    found: StudySource | None = plain or find_mimic(source, settings)
+    if found is None:
+        raise MissingFile(
+            f"{source} holds no data set: neither images.csv with regions.csv (a plain table), nor, down to five"
+            f" folders deep, {SPLIT_CSV}.csv.gz (MIMIC-CXR-JPG) and {SILVER}/scene_graph.zip (Chest ImaGenome)"
+        )
+    return found
+
+
+def _still_true(manifest: Manifest, image_root: str, settings: PrepareSettings) -> bool:
+    """Whether a table of the same recipe still holds: the images lie where it says, and none was left out for its file.
+
+    Files may have arrived since, and strict forbids any quarantine.
+    """
+    reasons = manifest.facts["quarantined"]
+    about_files = settings.check_files and any(reason in reasons for reason in _ABOUT_FILES)
+    return manifest.facts["image_root"] == image_root and not about_files and not (settings.strict and reasons)
+
+
+def _check_not_empty(table: StudyTable, quarantine: Quarantine, *, source: StudySource) -> None:
+    if not len(table):
+        raise EmptySplit(
+            f"{source.image_root}: no image is left for any split;"
+            f" {len(quarantine)} were left out{_in_brackets(quarantine.counts())}"
+        )
+
+
+def _facts(reading: Reading, quarantine: Quarantine) -> dict[str, Any]:
+    table = reading.table
+    splits: dict[str, int] = {split: int((table.split == split).sum()) for split in SPLITS}
+    positives = (table.image_findings == 1).sum(axis=0)
+    return {
+        "kept": len(table),
+        "patients": len(set(table.patient_id)),
+        "splits": splits,
+        "quarantined": quarantine.counts(),
+        "positives": {finding.label: int(positives[finding]) for finding in Finding},
+        "remarks": [*reading.remarks, *_empty_splits(splits)],
+        "row order": "image_id, ascending by code point",
+    }
+
+
+def _empty_splits(splits: Mapping[str, int]) -> Iterator[str]:
+    for split, count in splits.items():
+        if not count:
+            yield f"split {split} is empty"
+
+
+def _listing(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _in_brackets(counts: Mapping[str, int]) -> str:
+    """By count, the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return f" ({_listing(dict(ordered))})" if counts else ""
