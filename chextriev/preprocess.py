@@ -2,8 +2,8 @@
 
 The published code crops each box in original pixels (outside is black) and resizes it to 224 x 224 with antialiased
 bilinear interpolation, ignoring the aspect ratio. Here the crop is Pillow's and the arithmetic is 8-bit: each of its
-two passes rounds to a grey level, so a pixel may differ from the published floating-point form by up to
-`TOLERANCE_GREY_LEVELS`.
+two passes (across, then down) rounds to a grey level, so a pixel may differ from the published floating-point form by
+up to `TOLERANCE_GREY_LEVELS`.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,8 +17,11 @@ from chextriev.artifacts import digest_of
 from chextriev.errors import InvalidSetting
 from chextriev.radiograph import RegionBoxes
 
-TOLERANCE_GREY_LEVELS = 1.0
-"""Largest difference to the published resize, in grey levels of 255 (measured by tests/test_preprocess.py)."""
+TOLERANCE_GREY_LEVELS = 1.01
+"""Largest difference to the published resize, in grey levels of 255: half a level a pass, and Pillow's 22-bit weights.
+
+Measured: 1.0007 on noise, the worst content (tests/test_preprocess.py).
+"""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ from chextriev.errors import (
 )
 
 View = Literal["AP", "PA"]
-MAX_PIXELS = 100_000_000
-"""Largest image that is decoded; a 43 x 35 cm detector at 0.1 mm has 15 million pixels."""
+MAX_PIXELS = 89_000_000
+"""Largest image that is decoded and largest box that is cut (Pillow refuses more); a 43 x 35 cm detector at 0.1 mm has
+15 million pixels."""
+_SURELY_SMALL = 4_700  # boxes within +-4,700 pixels cover fewer than MAX_PIXELS
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,7 @@ class RegionBoxes:
         if self.xyxy.shape != (N_REGIONS, 4):
             raise CountMismatch(f"boxes have shape {list(self.xyxy.shape)}; [{N_REGIONS}, 4] is needed")
         x1, y1, x2, y2 = self.xyxy.T
-        if not (np.isfinite(self.xyxy).all() and (x1 < x2).all() and (y1 < y2).all()):
+        if not (np.abs(self.xyxy).max() <= _SURELY_SMALL and (x1 < x2).all() and (y1 < y2).all()):
             for region, box in zip(Region, self.xyxy, strict=True):
                 _check_box(region.label, box)
         self.xyxy.setflags(write=False)
@@ -64,7 +66,8 @@ class RegionBoxes:
     def from_rows(cls, rows: Sequence[Sequence[float]], *, where: str) -> "RegionBoxes":
         """Boxes from 18 rows in the order of `Region`."""
         try:
-            return cls(np.asarray(rows, dtype=np.float32).copy())
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+                return cls(np.asarray(rows, dtype=np.float32).copy())
         except (InvalidBox, EmptyBox, CountMismatch) as error:
             raise type(error)(f"{where}: {error}") from None
         except (TypeError, ValueError):
@@ -128,7 +131,7 @@ def read_pixels(path: str | Path) -> npt.NDArray[np.uint8]:
                 size = f"{image.width} x {image.height}"
                 raise UnreadableImage(f"{path}: {size} pixels; at most {MAX_PIXELS:,} pixels are read")
             pixels = _grey(image, str(path))
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImage(f"{path}: too many pixels; at most {MAX_PIXELS:,} are read") from None
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, UnreadableImage):
@@ -146,7 +149,7 @@ def read_boxes(path: str | Path, *, image_id: str) -> RegionBoxes:
         return RegionBoxes.from_pairs(_csv_pairs(path, image_id), where=f"{path}, image {image_id}")
     try:
         pairs = json.loads(path.read_text(), object_pairs_hook=list)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidBox(f"{path}: not a JSON file of boxes ({_reason(error)})") from None
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise InvalidBox(f"{path}: boxes are a JSON object, region name to [x1, y1, x2, y2]")
@@ -161,7 +164,7 @@ def _csv_pairs(path: Path, image_id: str) -> list[tuple[str, list[float]]]:
         with path.open(newline="") as stream:
             rows = [row for row in csv.DictReader(stream) if row["image_id"] == image_id]
         return [(row["region"], [float(row[corner]) for corner in corners]) for row in rows]
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise InvalidBox(f"{path}: needs columns image_id, region, x1, y1, x2, y2 ({_reason(error)})") from None
 
 
@@ -170,6 +173,9 @@ def _check_box(name: str, box: npt.NDArray[np.float32]) -> None:
         raise InvalidBox(f"box of {name!r} is {_as_text(box)}; four finite numbers are needed")
     if box[2] <= box[0] or box[3] <= box[1]:
         raise EmptyBox(f"box of {name!r} {_as_text(box)} has no area; x1 < x2 and y1 < y2 are needed")
+    width, height = float(box[2]) - float(box[0]), float(box[3]) - float(box[1])
+    if max(width, height, width * height) > MAX_PIXELS:
+        raise InvalidBox(f"box of {name!r} {_as_text(box)} covers more than {MAX_PIXELS:,} pixels")
 
 
 def _grey(image: Image.Image, where: str) -> npt.NDArray[np.uint8]:

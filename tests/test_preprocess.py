@@ -1,0 +1,108 @@
+"""Our crop and resize is the published one, within the stated tolerance."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from chextriev.anatomy import N_REGIONS
+from chextriev.errors import InvalidSetting
+from chextriev.preprocess import TOLERANCE_GREY_LEVELS, CropSpec, integer_corners, region_crops
+from chextriev.radiograph import RegionBoxes, read_pixels
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def published(pixels: Pixels, corners: npt.NDArray[np.int64], size: int = 224) -> npt.NDArray[np.float32]:
+    """The published form in floating point: crop (outside is black), antialiased bilinear, aspect ignored."""
+    x1, y1, x2, y2 = (int(corner) for corner in corners)
+    height, width = pixels.shape
+    crop = np.zeros((y2 - y1, x2 - x1), np.float32)
+    left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
+    crop[top - y1 : bottom - y1, left - x1 : right - x1] = pixels[top:bottom, left:right]
+    resized = interpolate(
+        torch.from_numpy(crop)[None, None], size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return np.asarray(resized[0, 0].numpy())
+
+
+def random_boxes(rng: np.random.Generator, width: int, height: int) -> RegionBoxes:
+    """18 boxes of one pixel to twice the image, inside, across each border, thin and large."""
+    sizes = np.stack([rng.geometric(1 / side, N_REGIONS) for side in (width / 3, height / 3)], axis=1)
+    sizes = np.minimum(np.maximum(sizes, 1), 2 * max(width, height))
+    centres = rng.random((N_REGIONS, 2)) * [width - 1, height - 1]
+    start = np.floor(centres - rng.random((N_REGIONS, 2)) * (sizes - 1))
+    return RegionBoxes(np.concatenate([start, start + sizes], axis=1).astype(np.float32))
+
+
+def largest_difference(pixels: Pixels, boxes: RegionBoxes) -> float:
+    ours = region_crops(pixels, boxes).astype(np.float32)
+    theirs = np.stack([published(pixels, corners) for corners in integer_corners(boxes)])
+    return float(np.abs(ours - theirs).max())
+
+
+@pytest.mark.parametrize(("width", "height", "seed"), [(300, 340, 0), (1000, 700, 1), (2544, 3056, 2), (40, 60, 3)])
+def test_crops_equal_the_published_form_on_noise(width: int, height: int, seed: int) -> None:
+    """Noise is the worst content: every rounding of the first pass matters in the second."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width)).astype(np.uint8)
+    boxes = random_boxes(rng, width, height)
+    corners = integer_corners(boxes)
+    assert (corners[:, :2] < 0).any() or (corners[:, 2:] > [width, height]).any()
+    assert 0.5 < largest_difference(pixels, boxes) <= TOLERANCE_GREY_LEVELS
+
+
+def test_outside_is_black_and_inside_is_the_image() -> None:
+    pixels = np.full((100, 100), 200, np.uint8)
+    rows = np.tile(np.float32([0, 0, 100, 100]), (N_REGIONS, 1))
+    rows[0] = [-100, 0, 100, 100]
+    crops = region_crops(pixels, RegionBoxes(rows))
+    assert (crops[0, :, :110] == 0).all()
+    assert (crops[0, :, 114:] == 200).all()
+    assert (crops[1:] == 200).all()
+
+
+def test_a_box_of_the_crops_own_size_is_copied_exactly() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300)).astype(np.uint8)
+    boxes = RegionBoxes(np.tile(np.float32([20, 31, 244, 255]), (N_REGIONS, 1)))
+    assert np.array_equal(region_crops(pixels, boxes)[7], pixels[31:255, 20:244])
+
+
+def test_corners_are_the_nearest_integers_and_never_empty() -> None:
+    rows = np.tile(np.float32([1.4, 1.5, 9.49, 9.5]), (N_REGIONS, 1))
+    rows[1] = [-0.5, -1.5, 2.5, 3.5]
+    rows[2] = [5.1, 5.1, 5.2, 5.2]
+    corners = integer_corners(RegionBoxes(rows))
+    assert corners[0].tolist() == [1, 2, 9, 10]
+    assert corners[1].tolist() == [0, -1, 3, 4]
+    assert corners[2].tolist() == [5, 5, 6, 6]
+
+
+def test_crops_have_the_size_asked_for() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 60)).astype(np.uint8)
+    boxes = RegionBoxes(np.tile(np.float32([3, 4, 40, 30]), (N_REGIONS, 1)))
+    assert region_crops(pixels, boxes).shape == (N_REGIONS, 224, 224)
+    assert region_crops(pixels, boxes, CropSpec(size=96)).shape == (N_REGIONS, 96, 96)
+
+
+def test_other_preprocessing_has_another_digest_or_is_refused() -> None:
+    assert CropSpec().digest == CropSpec(size=224).digest != CropSpec(size=225).digest
+    with pytest.raises(InvalidSetting, match="crop size 0"):
+        CropSpec(size=0)
+    with pytest.raises(InvalidSetting, match="bicubic"):
+        CropSpec(resize="bicubic")
+
+
+@pytest.mark.real
+@pytest.mark.skipif("CHEXTRIEV_REAL_DATA" not in os.environ, reason="CHEXTRIEV_REAL_DATA is not set")
+def test_crops_equal_the_published_form_on_real_radiographs() -> None:
+    from chextriev.radiograph import read_boxes
+
+    folder = Path(os.environ["CHEXTRIEV_REAL_DATA"])
+    for path in sorted((folder / "images").glob("*.jpg"))[::60]:
+        boxes = read_boxes(folder / "regions.csv", image_id=path.stem)
+        assert largest_difference(read_pixels(path), boxes) <= TOLERANCE_GREY_LEVELS
