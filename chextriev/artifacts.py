@@ -176,6 +176,14 @@ def write_bytes(path: Path, content: bytes) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def reap_scratch(directory: Path) -> None:
+    """Remove the half-written files that dead processes left in a directory (see `write_bytes`)."""
+    for leftover in directory.glob(".*.tmp-*"):
+        pid = leftover.name.rpartition("-")[2]
+        if leftover.is_file() and pid.isdigit() and not _alive(int(pid)):
+            leftover.unlink(missing_ok=True)
+
+
 def _files_of(directory: Path) -> list[Path]:
     found = (path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
     return sorted(path for path in found if not path.name.startswith("."))

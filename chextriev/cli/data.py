@@ -1,0 +1,109 @@
+"""`chextriev data`: write phantoms, prepare a study table, compute region features."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from chextriev.cli.output import add_action, emit
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of this verb."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    _add_phantom(actions)
+    _add_prepare(actions)
+    _add_features(actions)
+
+
+def _add_phantom(actions: Any) -> None:
+    parser = add_action(actions, "phantom", "write generated radiographs in the layout of the real data", _phantom)
+    parser.add_argument("out", type=Path, metavar="OUT", help="directory to write")
+    parser.add_argument("--patients", type=int, default=300, help="number of phantoms, at least 10 (default: 300)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (default: 0)")
+
+
+def _phantom(options: argparse.Namespace) -> None:
+    from chextriev.train.phantom.dataset import write_phantoms
+
+    summary = write_phantoms(options.out, patients=options.patients, seed=options.seed)
+    emit(options, f"{summary.sentence()}; written to {options.out}", asdict(summary))
+
+
+def _add_prepare(actions: Any) -> None:
+    parser = add_action(actions, "prepare", "read a data set into one validated study table", _prepare)
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SRC",
+        help="folder of images.csv and regions.csv, or above MIMIC-CXR-JPG and Chest ImaGenome",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="directory of the study table")
+    parser.add_argument("--mimic", type=Path, metavar="DIR", help="MIMIC-CXR-JPG, if it does not lie under SRC")
+    parser.add_argument("--imagenome", type=Path, metavar="DIR", help="Chest ImaGenome, if it does not lie under SRC")
+    parser.add_argument("--no-check-files", action="store_true", help="do not look whether the image files are there")
+    parser.add_argument("--strict", action="store_true", help="stop at the first image that would be left out")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read scene graphs (default: cores)")
+    parser.add_argument("--force", action="store_true", help="make the table even if it is there")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from chextriev.train.prepare import prepare
+    from chextriev.train.study_source import PrepareSettings
+
+    settings = PrepareSettings(
+        check_files=not options.no_check_files,
+        strict=options.strict,
+        mimic=options.mimic,
+        imagenome=options.imagenome,
+        workers=options.workers,
+        force=options.force,
+    )
+    prepared = prepare(options.source, options.out, settings=settings)
+    remarks = "".join(f"\n  {remark}" for remark in prepared.summary["remarks"])
+    emit(options, f"{prepared}{remarks}", prepared.summary)
+
+
+def _add_features(actions: Any) -> None:
+    parser = add_action(actions, "features", "compute the region features of a study table, once", _features)
+    parser.add_argument("table", type=Path, metavar="TABLE", help="study table that `data prepare` wrote")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="directory of features; a run that was stopped goes on there"
+    )
+    parser.add_argument("--backbone", default="efficientnet-lite0", help="its name (default: efficientnet-lite0)")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weights with the published names (default: where they come from)"
+    )
+    parser.add_argument("--engine", choices=("onnx", "torch"), default="onnx", help="what computes (default: onnx)")
+    parser.add_argument("--batch", type=int, default=4, help="radiographs at once (default: 4)")
+
+
+def _features(options: argparse.Namespace) -> None:
+    from chextriev.study_table import read_study_table
+    from chextriev.train.backbones import load_backbone
+    from chextriev.train.features import DeferredExtractor, FeatureSettings, compute_features
+
+    settings = FeatureSettings(batch=options.batch)
+    backbone = load_backbone(options.backbone, weights=options.weights)
+    table = read_study_table(options.table)
+    extractor = DeferredExtractor(backbone, _maker(options.engine))
+    manifest = compute_features(table, options.out, extractor, settings=settings)
+    facts, width = manifest.facts, manifest.recipe.settings["width"]
+    rate = f" at {facts['computed'] / facts['seconds']:.1f} radiographs/s" if facts["seconds"] else ""
+    text = (
+        f"{facts['radiographs']:,} radiographs -> [{facts['radiographs']}, 18, {width}] float16:"
+        f" {facts['computed']:,} computed{rate}, {facts['reused']:,} reused, {facts['quarantined']:,} quarantined;"
+        f" {backbone.spec.name} ({backbone.weights_note}) -> {options.out}"
+    )
+    emit(options, text, {"directory": str(options.out), "digest": manifest.digest, **facts})
+
+
+def _maker(engine: str) -> Any:
+    """What puts a backbone on this engine."""
+    if engine == "torch":
+        from chextriev.train.features import TorchExtractor
+
+        return TorchExtractor
+    from chextriev.export.runners import OnnxExtractor
+
+    return OnnxExtractor.from_backbone
