@@ -4,11 +4,13 @@ Source: Chest ImaGenome (Wu et al., 2021) as used by CheXtriev (MICCAI 2024).
 """
 
 from enum import IntEnum
-from typing import Literal, Self
+from functools import cache
+from typing import Literal, Self, TypeVar
 
 from chextriev.errors import UnknownFinding, UnknownName, UnknownRegion
 
 Side = Literal["right", "left"]
+Member = TypeVar("Member", bound="_Labelled")
 
 
 class _Labelled(IntEnum):
@@ -30,14 +32,19 @@ class _Labelled(IntEnum):
     @classmethod
     def from_label(cls, label: str, *, where: str = "") -> Self:
         """The member called `label`; `where` names the file for the error."""
-        for member in cls:
-            if member.label == label:
-                return member
-        raise cls._unknown()(label, cls.labels(), where=where)
+        member: Self | None = _by_label(cls).get(label)
+        if member is None:
+            raise cls._unknown()(label, cls.labels(), where=where)
+        return member
 
     @classmethod
     def _unknown(cls) -> type[UnknownName]:
         return UnknownName
+
+
+@cache
+def _by_label(kind: type[Member]) -> dict[str, Member]:
+    return {member.label: member for member in kind}
 
 
 class Region(_Labelled):

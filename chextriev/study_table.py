@@ -32,7 +32,7 @@ _PARQUET = "pyarrow.parquet"
 class StudyTable:
     """Columns of equal length N, one row a radiograph.
 
-    path: relative to image_root. view: "AP" or "PA". sex: "F", "M" or None. age: years, -1 where unknown.
+    path: relative to image_root. view: "AP", "PA" or None. sex: "F", "M" or None. age: years, -1 where unknown.
     width, height: pixels of the original image. boxes_xyxy: [N, 18, 4] float32 pixels.
     region_findings: [N, 18, 9] int8 and image_findings: [N, 9] int8, each 1, 0 or -1 (unknown).
     """
@@ -62,7 +62,7 @@ class StudyTable:
         if len(set(self.image_id)) != len(self.image_id):
             raise DuplicateImage("study table: an image id stands twice; image ids are unique")
         _check_values("split", self.split, SPLITS)
-        _check_values("view", self.view, VIEWS)
+        _check_values("view", self.view, (*VIEWS, None))
         _check_values("sex", self.sex, (*SEXES, None))
         for name in ("region_findings", "image_findings"):
             column = getattr(self, name)
@@ -150,8 +150,10 @@ def _image_root(directory: Path, manifest: Manifest) -> Path:
 
 
 def _to_arrow(pyarrow: Any, column: npt.NDArray[Any]) -> Any:
+    if column.dtype == object:
+        return pyarrow.array(column, type=pyarrow.string())
     if column.ndim == 1:
-        return pyarrow.array(column, from_pandas=True)
+        return pyarrow.array(column)
     flat = pyarrow.array(np.ascontiguousarray(column).reshape(-1))
     return pyarrow.FixedSizeListArray.from_arrays(flat, int(np.prod(column.shape[1:])))
 

@@ -6,13 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from chextriev.anatomy import N_FINDINGS, N_REGIONS, UNKNOWN, Region
-from chextriev.errors import BoxError, CountMismatch, InputError
+from chextriev.errors import BoxError, CountMismatch, InputError, InvalidBox
 from chextriev.radiograph import RegionBoxes
 from chextriev.train.csv_columns import CsvColumns, rows_of
 from chextriev.train.plain_columns import findings_of
 from chextriev.train.quarantine import Screen
 
 CORNERS = ("x1", "y1", "x2", "y2")
+_FAR = 1_000_000  # pixels; ten times the largest image
 
 
 def add_regions(rows: Screen, regions: CsvColumns, images: CsvColumns) -> None:
@@ -20,7 +21,7 @@ def add_regions(rows: Screen, regions: CsvColumns, images: CsvColumns) -> None:
     ids, names = regions.text("image_id"), regions.text("region")
     _check_counts(ids, regions, images)
     region = _region_numbers(regions)
-    xyxy = np.stack([regions.numbers(corner) for corner in CORNERS], axis=1)
+    xyxy = np.stack([regions.numbers(corner, low=-_FAR, high=_FAR) for corner in CORNERS], axis=1)
     image = rows_of(ids, rows["image_id"])
     used = image >= 0
     boxes = np.full((len(rows), N_REGIONS, 4), np.nan, dtype=np.float32)
@@ -57,7 +58,7 @@ def _box_fault(pairs: list[tuple[str, list[float]]], *, where: str) -> InputErro
         RegionBoxes.from_pairs(pairs, where=where)
     except BoxError as error:
         return error
-    return BoxError(f"{where}: its boxes are not usable")
+    return InvalidBox(f"{where}: its boxes are not usable")
 
 
 def _check_counts(ids: npt.NDArray[Any], regions: CsvColumns, images: CsvColumns) -> None:
