@@ -19,18 +19,24 @@ from chextriev.study_table import StudyTable
 class FeatureSettings:
     """How features are computed.
 
-    batch: radiographs a call of the extractor. workers: threads that decode and crop. shard_rows: radiographs a file.
+    batch: radiographs a call of the extractor. workers: threads that decode and crop. shard_rows: radiographs a file;
+    None is a sixteenth of the table, from 16 to 512, so that a run that is stopped loses little of its work.
     """
 
     crops: CropSpec = field(default_factory=CropSpec)
     batch: int = 4
     workers: int = 2
-    shard_rows: int = 512
+    shard_rows: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch", "workers", "shard_rows"):
-            if getattr(self, name) < 1:
-                raise InvalidSetting(f"features: {name} is {getattr(self, name)}; at least 1 is needed")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidSetting(f"features: {name} is {value}; at least 1 is needed")
+
+    def rows_a_shard(self, radiographs: int) -> int:
+        """Radiographs a file, for a table of this many."""
+        return self.shard_rows or min(max(radiographs // 16, 16), 512)
 
 
 @dataclass(frozen=True)

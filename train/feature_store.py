@@ -37,7 +37,7 @@ STORE_FILE = "store.json"
 QUARANTINE_FILE = "quarantine.csv"
 FLOAT16_RELATIVE_ERROR = 2.0**-11
 FLOAT16_ABSOLUTE_ERROR = 2.0**-25
-_MAX_OPEN_SHARDS = 512  # all of MIMIC-CXR-JPG has 453; an open one costs address space, not memory
+_MAX_OPEN_SHARDS = 512  # all of MIMIC-CXR-JPG has 453; an open one costs a file descriptor and no memory
 
 Shard = npt.NDArray[np.float16]  # [rows, 18, width]
 

@@ -126,7 +126,7 @@ def _key(table: StudyTable, extractor: FeatureExtractor, settings: FeatureSettin
         image_ids_digest=digest_of([str(image_id) for image_id in table.image_id]),
         radiographs=len(table),
         width=extractor.width,
-        shard_rows=settings.shard_rows,
+        shard_rows=settings.rows_a_shard(len(table)),
     )
 
 

@@ -258,6 +258,10 @@ def test_a_reader_can_go_to_another_process(shared: StudyTable, tmp_path: Path) 
     assert np.array_equal(pickle.loads(content).rows([3]), before)
 
 
+def test_shards_are_a_sixteenth_of_the_table_within_bounds() -> None:
+    assert [FeatureSettings().rows_a_shard(count) for count in (3, 357, 231_528)] == [16, 22, 512]
+
+
 class Wide(Means):
     def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return np.zeros((len(crops), 7), np.float32)
