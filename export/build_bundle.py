@@ -21,7 +21,7 @@ from chextriev.bundle import (
     TensorSpec,
     open_bundle,
 )
-from chextriev.errors import EngineDiffers, OtherBackbone
+from chextriev.errors import EngineDiffers, OtherBackbone, UnreadableCheckpoint
 from chextriev.export.checkpoint import TrainedEncoder, load_checkpoint
 from chextriev.export.runners import open_session
 from chextriev.export.to_onnx import write_onnx
@@ -44,6 +44,8 @@ def build_bundle(
     those that the encoder was trained on; EngineDiffers if an engine strays from PyTorch; nothing is written then.
     """
     path, facts = _locate(Path(checkpoint))
+    if not path.is_file():
+        raise UnreadableCheckpoint(f"there is no checkpoint {path}; give a run of `chextriev train fit` or a .ckpt file")
     recipe = Recipe({"format": "onnx-fp32"}, {"checkpoint": file_digest(path)})
     if find_current(Path(out), KIND, recipe) is not None:
         return open_bundle(out), True

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.anatomy import N_REGIONS
+from chextriev.anatomy import N_FINDINGS, N_REGIONS
 from chextriev.bundle import EncoderBundle
 from chextriev.encoder import Embeddings
-from chextriev.errors import CountMismatch, DamagedArtifact
+from chextriev.errors import CountMismatch, DamagedArtifact, MissingDependency
 from chextriev.optional import require
 from chextriev.preprocess import region_crops
 from chextriev.radiograph import Radiograph
@@ -23,26 +23,31 @@ if TYPE_CHECKING:
 BATCH = 8
 """Radiographs encoded at once: 144 crops keep two cores busy within 100 MB of activations a layer."""
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+_ARRAYS = ("vectors", "finding_logits", "region_logits", "region_vectors")
+
 Item = TypeVar("Item")
 
 
 class OnnxExtractor:
     """Grey crops to backbone features by ONNX Runtime."""
 
-    def __init__(self, model: Path | bytes, *, backbone: str, backbone_digest: str) -> None:
+    def __init__(self, model: Path | bytes, *, backbone: str, backbone_digest: str, device: str = "cpu") -> None:
         self.backbone, self.backbone_digest = backbone, backbone_digest
-        self._session = open_session(model)
+        self._session = open_session(model, device)
         self.width = int(self._session.get_outputs()[0].shape[-1])
 
     @classmethod
-    def from_backbone(cls, backbone: "Backbone") -> "OnnxExtractor":
+    def from_backbone(cls, backbone: "Backbone", *, device: str = "cpu") -> "OnnxExtractor":
         """Export a torch backbone and run it by ONNX Runtime, which is several times faster than torch on a CPU."""
         from chextriev.export.build_bundle import write_region_backbone
 
         with TemporaryDirectory() as folder:
             path = Path(folder) / "region_backbone.onnx"
             write_region_backbone(backbone, path)
-            return cls(path.read_bytes(), backbone=backbone.spec.name, backbone_digest=backbone.digest)
+            name, digest = backbone.spec.name, backbone.digest
+            return cls(path.read_bytes(), backbone=name, backbone_digest=digest, device=device)
 
     def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Features [n, width] float32 of grey crops [n, 1, 224, 224] uint8."""
@@ -53,13 +58,15 @@ class OnnxExtractor:
 class OnnxEncoder:
     """A bundle on ONNX Runtime. Sessions are thread-safe, and nothing else here changes after construction."""
 
+    device = "cpu"
+
     def __init__(self, bundle: EncoderBundle) -> None:
         self.bundle = bundle
         card = bundle.card
         self._extractor = OnnxExtractor(
-            bundle.backbone_path, backbone=card.backbone, backbone_digest=card.backbone_digest
+            bundle.backbone_path, backbone=card.backbone, backbone_digest=card.backbone_digest, device=self.device
         )
-        self._session = open_session(bundle.encoder_path)
+        self._session = open_session(bundle.encoder_path, self.device)
 
     def encode(self, radiographs: Iterable[Radiograph]) -> Embeddings:
         """Encode radiographs in order, a batch at a time."""
@@ -84,12 +91,21 @@ class OnnxEncoder:
         return self.relate(features, (item.image_id for item in radiographs))
 
 
-def open_session(model: Path | bytes) -> Any:
-    """An ONNX Runtime session on the CPU."""
+class CudaOnnxEncoder(OnnxEncoder):
+    """A bundle on ONNX Runtime with CUDA."""
+
+    device = "cuda"
+
+
+def open_session(model: Path | bytes, device: str = "cpu") -> Any:
+    """An ONNX Runtime session on "cpu" or "cuda"; MissingDependency where this ONNX Runtime has no CUDA."""
     onnxruntime = require("onnxruntime", extra="export")
+    provider = PROVIDERS[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise MissingDependency(f"this ONNX Runtime cannot use {device}; run: pip install 'chextriev[gpu-export]'")
     try:
         source = model if isinstance(model, bytes) else str(model)
-        return onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, providers=[provider])
     except onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException as error:
         raise DamagedArtifact(f"{model!s:.80} is not an engine that ONNX Runtime can open") from error
 
@@ -105,8 +121,9 @@ def join_embeddings(parts: Sequence[Embeddings], bundle: EncoderBundle) -> Embed
     """The parts as one, in order; no part at all gives zero rows of the right widths."""
     if not parts:
         width = bundle.card.embedding_width
-        shapes = ((0, width), (0, 9), (0, N_REGIONS, 9), (0, N_REGIONS, width))
-        return Embeddings((), *(np.empty(shape, np.float32) for shape in shapes), bundle.digest)
-    arrays = ("vectors", "finding_logits", "region_logits", "region_vectors")
+        shapes = ((0, width), (0, N_FINDINGS), (0, N_REGIONS, N_FINDINGS), (0, N_REGIONS, width))
+        arrays = [np.empty(shape, np.float32) for shape in shapes]
+    else:
+        arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS]
     ids = tuple(name for part in parts for name in part.image_ids)
-    return Embeddings(ids, *(np.concatenate([getattr(part, name) for part in parts]) for name in arrays), bundle.digest)
+    return Embeddings(ids, **dict(zip(_ARRAYS, arrays, strict=True)), encoder_digest=bundle.digest)

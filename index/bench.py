@@ -14,6 +14,7 @@ from chextriev.index.build import overlap
 from chextriev.index.exact import exact_search, unit_rows
 from chextriev.index.spec import EXACT, IndexSpec, choose_spec
 from chextriev.index.vector_index import VectorIndex, faiss, train_index
+from chextriev.machine import describe_machine
 
 SINGLE_QUERIES = 200
 
@@ -70,6 +71,7 @@ def bench_index(settings: IndexBenchSettings) -> dict[str, Any]:
     _, found = approximate.search(queries, settings.k)
     return {
         "settings": asdict(settings),
+        "machine": describe_machine(),
         "spec": asdict(spec),
         "spec_in_words": spec.explain(settings.n, settings.width),
         "faiss_version": faiss.__version__,

@@ -5,8 +5,6 @@ like. Figures are medians over the repeats.
 """
 
 import csv
-import os
-import platform
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from chextriev.errors import InvalidSetting
+from chextriev.machine import describe_machine, median_ratio
 from chextriev.preprocess import CropSpec, region_crops
 from chextriev.radiograph import read_pixels
 from chextriev.study_table import StudyTable, read_study_table
@@ -73,7 +72,7 @@ def bench_data(settings: DataBenchSettings, engines: Engines) -> dict[str, Any]:
         extractors = {name: make(backbone) for name, make in engines.items()}
         return {
             "settings": asdict(settings),
-            "machine": {"cores": os.cpu_count(), "cpu": _cpu_name(), "python": platform.python_version()},
+            "machine": describe_machine(),
             "weights": backbone.weights_note,
             "prepare": prepared,
             "features": _bench_features(settings, table, extractors, Path(folder)),
@@ -120,10 +119,10 @@ def _bench_features(
     }
 
 
-def _ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """How many times faster than the first engine: the median over neighbouring repeats."""
+def _ratios(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """How many times faster than the first engine."""
     first = next(iter(seconds.values()))
-    return {name: median(a / b for a, b in zip(first, runs, strict=True)) for name, runs in seconds.items()}
+    return {name: median_ratio(first, runs) for name, runs in seconds.items()}
 
 
 def _crop_all(table: StudyTable) -> None:
@@ -196,13 +195,3 @@ def _seconds(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
-
-
-def _cpu_name() -> str:
-    """The processor's name; Linux keeps it where `platform` does not look."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()

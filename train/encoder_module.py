@@ -91,7 +91,7 @@ class EncoderModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, _: int) -> EncoderOutput:
         """Outputs of one batch."""
-        return self(batch.features)
+        return self.forward(batch.features)
 
     def configure_optimizers(self) -> Any:
         """Adam and the plateau schedule."""

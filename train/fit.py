@@ -8,6 +8,7 @@ from its `last.ckpt`.
 import json
 import logging
 import signal
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,9 +88,10 @@ class TrainCommand(LightningCLI):
         return Recipe(settings, parents)
 
     def _facts(self) -> dict[str, Any]:
-        best = self.trainer.checkpoint_callback
+        callbacks = [item for item in self.trainer.callbacks if isinstance(item, ModelCheckpoint)]  # type: ignore[attr-defined]
+        scores = [item.best_model_score for item in callbacks if item.best_model_score is not None]
         return {
-            "best_val_auroc": float(best.best_model_score) if best.best_model_score is not None else None,
+            "best_val_auroc": float(scores[0]) if scores else None,
             "epochs": self.trainer.current_epoch,
             "steps": self.trainer.global_step,
             "last": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
@@ -123,6 +125,7 @@ def run_train(arguments: Sequence[str]) -> TrainCommand:
                 FeatureData,
                 args=list(arguments),
                 seed_everything_default=0,
+                trainer_defaults={"enable_progress_bar": sys.stderr.isatty()},
                 save_config_kwargs={"overwrite": True},
             )
         except SystemExit as stop:

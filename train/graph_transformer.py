@@ -32,7 +32,7 @@ class EdgeAttention(nn.Module):
         q_i.(k_j + e_ij) and sum_j a_ij (v_j + e_ij) are split at the plus sign to keep every tensor small.
         """
         q, k, v = (self._split(layer(regions)) for layer in (self.query, self.key, self.value))  # [B, H, N, d]
-        e = self.edge(edges).unflatten(-1, (self.heads, -1))  # [N, N, H, d]
+        e = self.edge(edges).reshape(*edges.shape[:-1], self.heads, -1)  # [N, N, H, d]
         scores = q @ k.transpose(-1, -2) + torch.einsum("bhid,ijhd->bhij", q, e)
         attention = torch.softmax(scores * self.scale, dim=-1)
         mixed = attention @ v + torch.einsum("bhij,ijhd->bhid", attention, e)
@@ -40,7 +40,7 @@ class EdgeAttention(nn.Module):
         return out
 
     def _split(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return projected.reshape(*projected.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
 class Gate(nn.Module):

@@ -105,16 +105,16 @@ class Demo:
 
     def prepare(self) -> tuple[str, bool]:
         """Radiographs (generated unless given) -> study table."""
-        from chextriev.train.phantom.dataset import write_phantoms
+        from chextriev.train.phantom.dataset import KIND, phantom_recipe, write_phantoms
         from chextriev.train.prepare import prepare
 
-        source, made = self.settings.data, ""
-        if source is None:
-            source = self.out / "phantoms"
-            phantoms = write_phantoms(source, patients=self.settings.patients, seed=self.settings.seed)
-            made = f"{phantoms.images} generated radiographs; "
-        summary = prepare(source, self.out / "study")
-        return f"{made}{summary.sentence}", summary.reused
+        source = self.settings.data or self.out / "phantoms"
+        if self.settings.data is None:
+            asked = {"patients": self.settings.patients, "seed": self.settings.seed}
+            if find_current(source, KIND, phantom_recipe(**asked)) is None:
+                write_phantoms(source, **asked)
+        prepared = prepare(source, self.out / "study")
+        return str(prepared), prepared.reused
 
     def features(self) -> tuple[str, bool]:
         """Study table -> frozen features of 18 regions a radiograph."""
@@ -122,11 +122,11 @@ class Demo:
         from chextriev.study_table import read_study_table
         from chextriev.train.backbones import load_backbone
         from chextriev.train.feature_store import STORE_FILE
-        from chextriev.train.features import compute_features
+        from chextriev.train.features import DeferredExtractor, compute_features
 
         table, out = read_study_table(self.out / "study"), self.out / "features"
         backbone = load_backbone(self.settings.backbone, weights=self.settings.weights)
-        extractor = OnnxExtractor.from_backbone(backbone)
+        extractor = DeferredExtractor(backbone, OnnxExtractor.from_backbone)
         facts = _afresh_if_other(out, STORE_FILE, lambda: compute_features(table, out, extractor)).facts
         sentence = f"{facts['radiographs']} x 18 x {backbone.spec.width} by {backbone.spec.name}"
         if facts["quarantined"]:

@@ -1,9 +1,7 @@
 """Weights of a backbone: where they come from, what a file must hold, and their identity."""
 
 import hashlib
-import pickle
 import re
-import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +12,11 @@ import torch
 from chextriev.artifacts import file_digest
 from chextriev.errors import InvalidSetting, MismatchedWeights, UnreadableCheckpoint, WeightsUnavailable
 from chextriev.train.backbones.trunk import Trunk
+from chextriev.train.torch_files import load_plain
 
 RANDOM = "random:"
 _COUNTER = "num_batches_tracked"  # counts training steps; features do not depend on it, and old files lack it
 _SHOWN = 5
-
-_UNREADABLE = (  # what torch.load raises for truncated and altered files, found by cutting and altering them
-    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
-    *(OverflowError, MemoryError, struct.error, pickle.UnpicklingError),
-)
 
 StateDict = Mapping[str, torch.Tensor]
 
@@ -34,13 +28,7 @@ def read_state(path: Path) -> StateDict:
     """
     if not path.is_file():
         raise WeightsUnavailable(f"{path}: no such file; give the path of a PyTorch weights file (.pth)")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = str(error).strip().split("\n")[0][:160]
-        raise UnreadableCheckpoint(
-            f"{path}: truncated, or more than tensors and plain values ({reason}); a saved state dict is needed"
-        ) from None
+    state = load_plain(path)
     if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UnreadableCheckpoint(f"{path}: not a state dict; a mapping of names to tensors is needed")
     return state

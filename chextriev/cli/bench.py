@@ -1,0 +1,95 @@
+"""`chextriev bench`: measure speed, as ratios within one run, written as JSON."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from chextriev.artifacts import write_text
+from chextriev.cli.output import add_action, emit
+
+Content = dict[str, Any]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the parts that can be measured."""
+    parts = parser.add_subparsers(metavar="PART", required=True)
+    data = _add(parts, "data", "scene graphs/s of `data prepare`, radiographs/s of the feature stage", _data)
+    data.add_argument("--scene-graphs", type=int, default=6000, metavar="N")
+    data.add_argument("--radiographs", type=int, default=12, metavar="N")
+    encode = _add(parts, "encode", "one radiograph to its embedding: PyTorch against the exported engines", _encode)
+    encode.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    for part in (data, encode):
+        part.add_argument("--backbone", help="default: efficientnet-lite0 for data, resnet50 for encode")
+    _add(parts, "train", "training steps from cached features against the published loop", _train)
+    index = _add(parts, "index", "approximate against exact search", _index)
+    index.add_argument("--vectors", type=int, default=50_000, metavar="N")
+    index.add_argument("--width", type=int, default=256)
+    _add(parts, "eval", "search and metrics in arrays against a plain loop", _eval)
+
+
+def _add(
+    parts: Any, name: str, purpose: str, measure: Callable[[argparse.Namespace], Content]
+) -> argparse.ArgumentParser:
+    def run(options: argparse.Namespace) -> None:
+        content = measure(options)
+        if options.out:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            write_text(options.out, json.dumps(content, indent=2) + "\n")
+        emit(options, "\n".join(_lines(content)), content)
+
+    parser = add_action(parts, name, purpose, run)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document there too")
+    return parser
+
+
+def _data(options: argparse.Namespace) -> Content:
+    from chextriev.export.runners import OnnxExtractor
+    from chextriev.train.bench_data import DataBenchSettings, bench_data
+    from chextriev.train.features import TorchExtractor
+
+    settings = DataBenchSettings(
+        scene_graphs=options.scene_graphs,
+        radiographs=options.radiographs,
+        backbone=options.backbone or DataBenchSettings.backbone,
+    )
+    return bench_data(settings, {"torch": TorchExtractor, "onnx": OnnxExtractor.from_backbone})
+
+
+def _encode(options: argparse.Namespace) -> Content:
+    from chextriev.export.bench import EncodeBenchSettings, bench_encode
+
+    backbone = options.backbone or EncodeBenchSettings.backbone
+    return bench_encode(EncodeBenchSettings(backbone=backbone, device=options.device))
+
+
+def _train(_: argparse.Namespace) -> Content:
+    from chextriev.train.bench_train import TrainBenchSettings, bench_train
+
+    return bench_train(TrainBenchSettings())
+
+
+def _index(options: argparse.Namespace) -> Content:
+    from chextriev.index.bench import IndexBenchSettings, bench_index
+
+    return bench_index(IndexBenchSettings(n=options.vectors, width=options.width))
+
+
+def _eval(_: argparse.Namespace) -> Content:
+    from chextriev.eval.bench import EvalBenchSettings, bench_eval
+
+    return bench_eval(EvalBenchSettings())
+
+
+def _lines(content: Content, prefix: str = "") -> list[str]:
+    """One line a number: its path and its value."""
+    lines = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            lines += _lines(value, f"{prefix}{key} / ")
+        elif isinstance(value, float):
+            lines.append(f"{prefix}{key}: {value:.4g}")
+        else:
+            lines.append(f"{prefix}{key}: {value}")
+    return lines

@@ -1,0 +1,45 @@
+"""What a measurement ran on: enough to compare numbers, nothing that names the machine."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores this process may use, Python; no host name."""
+    return {"cpu": _processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+
+
+def time_in_turn(works: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each piece of work, `repeats` times in turn after a first call of each that is not counted.
+
+    Turns let a busy machine slow all of them alike, so that their ratios hold.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for _ in range(repeats):
+        for name, work in works.items():
+            begun = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """How many times faster: the median over neighbouring repeats."""
+    return median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def _processor() -> str:
+    """The processor's name; Linux keeps it where `platform` does not look."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
