@@ -79,14 +79,14 @@ def _atelectasis(canvas: Canvas, presentation: Presentation, rng: np.random.Gene
             density = np.maximum(
                 density, np.exp(-((down / rng.uniform(0.012, 0.022)) ** 2) - np.square(across / length) ** 2)
             )
-    return np.asarray((0.36 + 0.30 * severity) * density, np.float32)
+    return np.asarray((0.40 + 0.30 * severity) * density, np.float32)
 
 
 def _edema(canvas: Canvas, presentation: Presentation, rng: np.random.Generator, side: Side) -> Field:
     """Haze spreading from the hilum like a wing, with a fine reticular pattern."""
     severity = float(presentation.severity[Finding.PULMONARY_EDEMA])
     base, sign = canvas.layout.base(side), SIDE_SIGN[side]
-    density = (0.22 + 0.22 * severity) * canvas.blob((sign * 0.20, 0.52 * base), (0.24, 0.30))
+    density = (0.26 + 0.22 * severity) * canvas.blob((sign * 0.20, 0.52 * base), (0.24, 0.30))
     for part in ("upper lung zone", "mid lung zone", "lower lung zone"):
         if presentation.has(Finding.PULMONARY_EDEMA, region_of(side, part)):
             density += 0.25 * canvas.blob(zone_centre(canvas.layout, region_of(side, part)), (0.24, 0.14))
@@ -100,7 +100,7 @@ def _failure(canvas: Canvas, presentation: Presentation, rng: np.random.Generato
     severity = float(presentation.severity[Finding.HEART_FAILURE])
     base, sign = canvas.layout.base(side), SIDE_SIGN[side]
     haze = canvas.blob((sign * 0.28, 0.62 * base), (0.40, 0.50)) * (1 + 0.12 * canvas.noise(rng, 9))
-    return np.asarray((0.28 + 0.15 * severity) * haze * (canvas.depth[side] > -0.5), np.float32)
+    return np.asarray((0.33 + 0.15 * severity) * haze * (canvas.depth[side] > -0.5), np.float32)
 
 
 def _consolidation(canvas: Canvas, presentation: Presentation, rng: np.random.Generator, side: Side) -> Field:
@@ -109,9 +109,9 @@ def _consolidation(canvas: Canvas, presentation: Presentation, rng: np.random.Ge
     density = np.zeros(canvas.shape, np.float32)
     for region in _parts(presentation, Finding.CONSOLIDATION, side):
         size = (rng.uniform(0.13, 0.20), rng.uniform(0.10, 0.15))
-        hill = canvas.blob(_inside(canvas, region, rng), size) + 0.18 * canvas.noise(rng, 16)
-        density = np.maximum(density, ramp(hill - 0.30, 0.35))
-    return np.asarray((0.70 + 0.2 * severity) * density * (canvas.depth[side] > -0.5), np.float32)
+        hill = canvas.blob(_inside(canvas, region, rng), size) + 0.13 * canvas.noise(rng, 16)
+        density = np.maximum(density, ramp(hill - 0.30, 0.25))
+    return np.asarray((0.78 + 0.15 * severity) * density * (canvas.depth[side] > -0.5), np.float32)
 
 
 def _pneumonia(canvas: Canvas, presentation: Presentation, rng: np.random.Generator, side: Side) -> Field:
