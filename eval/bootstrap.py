@@ -18,12 +18,15 @@ BLOCK_CELLS = 4_000_000
 def macro_interval(scores: Sequence[FindingScores], clusters: Counts, protocol: Protocol) -> Values:
     """Lower and upper bound of each macro average, [2, metrics, ks] float64; NaN where no draw has a query.
 
-    clusters: [Q] int64, patient of each query, any integers. A finding that a draw holds no query of is left out of
-    that draw's macro average, as it is of the average itself. The same seed gives the same interval.
+    clusters: [Q] int64, patient of each query, any integers. A finding that a draw holds no query of keeps its mean of
+    the whole sample there: left out, it would make draws without a rare and hard finding look better than the average
+    they belong to. The same seed gives the same interval.
     """
     _, patients = np.unique(clusters, return_inverse=True)
     sums, counts = _patient_sums(scores, patients, protocol.keep_zero_hit_queries)
-    drawn = np.concatenate([_macro(weights, sums, counts) for weights in _weights(len(sums), protocol)])
+    whole = _means(np.ones((1, len(sums))), sums, counts)
+    means = (_means(weights, sums, counts) for weights in _weights(len(sums), protocol))
+    drawn = np.concatenate([macro_mean(np.where(np.isnan(mean), whole, mean))[1] for mean in means])
     return _percentiles(drawn, protocol.interval.level)
 
 
@@ -49,13 +52,13 @@ def _weights(patients: int, protocol: Protocol) -> Iterator[npt.NDArray[np.float
         yield np.bincount(drawn.ravel(), minlength=draws * patients).reshape(draws, patients).astype(np.float64)
 
 
-def _macro(weights: npt.NDArray[np.float64], sums: Values, counts: Values) -> Values:
-    """Macro averages of each draw, [draws, metrics, ks]."""
-    drawn_sums = np.tensordot(weights, sums, axes=1)  # [draws, C, metrics, ks]
+def _means(weights: npt.NDArray[np.float64], sums: Values, counts: Values) -> Values:
+    """Means of each draw, [draws, C, metrics, ks]; NaN where it holds no query of the finding."""
+    drawn_sums = np.tensordot(weights, sums, axes=1)
     drawn_counts = np.tensordot(weights, counts, axes=1)[:, :, None]
     means = np.full_like(drawn_sums, np.nan)
     np.divide(drawn_sums, drawn_counts, out=means, where=drawn_counts > 0)
-    return macro_mean(means)[1]
+    return means
 
 
 def _percentiles(drawn: Values, level: float) -> Values:

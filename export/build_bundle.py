@@ -45,7 +45,7 @@ def build_bundle(
     """
     path, facts = _locate(Path(checkpoint))
     if not path.is_file():
-        raise UnreadableCheckpoint(f"there is no checkpoint {path}; give a run of `chextriev train fit` or a .ckpt file")
+        raise UnreadableCheckpoint(f"there is no checkpoint {path}; give a training run or a .ckpt file")
     recipe = Recipe({"format": "onnx-fp32"}, {"checkpoint": file_digest(path)})
     if find_current(Path(out), KIND, recipe) is not None:
         return open_bundle(out), True

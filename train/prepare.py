@@ -35,13 +35,17 @@ class Prepared:
         keys = ("layout", "kept", "splits", "quarantined", "positives", "remarks")
         return {"directory": str(self.directory), "reused": self.reused, **{key: facts[key] for key in keys}}
 
-    def __str__(self) -> str:
-        """One line of outcome."""
+    @property
+    def counts(self) -> str:
+        """What was kept and left out, in words."""
         facts = self.manifest.facts
         splits = _listing({split: facts["splits"][split] for split in SPLITS})
-        said = "unchanged, reused" if self.reused else "study table"
         left_out = f"{sum(facts['quarantined'].values()):,} quarantined{_in_brackets(facts['quarantined'])}"
-        return f"{said}: {facts['kept']:,} radiographs kept ({splits}), {left_out} -> {self.directory}"
+        return f"{facts['kept']:,} radiographs kept ({splits}), {left_out}"
+
+    def __str__(self) -> str:
+        """One line of outcome."""
+        return f"{'unchanged, reused' if self.reused else 'study table'}: {self.counts} -> {self.directory}"
 
 
 def prepare(source: str | Path, out: str | Path, *, settings: PrepareSettings | None = None) -> Prepared:

@@ -1,6 +1,7 @@
 """`chextriev demo`: the whole job in one command, each stage reusing what is unchanged."""
 
 import argparse
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from chextriev.artifacts import find_current, read_manifest, write_text
 from chextriev.cli.output import emit, finish_parser
-from chextriev.errors import DigestMismatch, OutputExists
-from chextriev.study_table import StudyTable
+from chextriev.embedding_set import EmbeddingSet, read_embeddings
+from chextriev.errors import DigestMismatch, NotAnArtifact, OutputExists
+from chextriev.machine import describe_machine
+from chextriev.study_table import SPLITS, StudyTable, read_study_table
 
 if TYPE_CHECKING:
     from chextriev.eval.evaluation import Evaluation
@@ -92,7 +95,7 @@ def _demo(options: argparse.Namespace) -> None:
     for work in (demo.prepare, demo.features, demo.train, demo.export, demo.index, demo.query, demo.evaluate):
         stages.run(work)
     text = f"\n{demo.table}\n\nreport: {demo.report}"
-    emit(options, text, {"report": str(demo.report), "stages": stages.outcomes, "evaluation": demo.numbers})
+    emit(options, text, {"report": str(demo.report), "stages": stages.outcomes, **demo.numbers})
 
 
 class Demo:
@@ -114,12 +117,11 @@ class Demo:
             if find_current(source, KIND, phantom_recipe(**asked)) is None:
                 write_phantoms(source, **asked)
         prepared = prepare(source, self.out / "study")
-        return str(prepared), prepared.reused
+        return prepared.counts, prepared.reused
 
     def features(self) -> tuple[str, bool]:
         """Study table -> frozen features of 18 regions a radiograph."""
         from chextriev.export.runners import OnnxExtractor
-        from chextriev.study_table import read_study_table
         from chextriev.train.backbones import load_backbone
         from chextriev.train.feature_store import STORE_FILE
         from chextriev.train.features import DeferredExtractor, compute_features
@@ -155,11 +157,9 @@ class Demo:
 
     def index(self) -> tuple[str, bool]:
         """Bundle and features -> embeddings -> index."""
-        from chextriev.embedding_set import read_embeddings
         from chextriev.encoder import open_encoder
         from chextriev.export.embed import embed_table
         from chextriev.index.build import KIND, build_index, index_recipe
-        from chextriev.study_table import read_study_table
         from chextriev.train.features import open_features
 
         encoder, table = open_encoder(self.out / "bundle"), read_study_table(self.out / "study")
@@ -174,7 +174,6 @@ class Demo:
         """One image file of the test split -> its most similar cases, as a user would ask."""
         from chextriev.encoder import open_encoder
         from chextriev.index.search import open_index
-        from chextriev.study_table import read_study_table
 
         table = read_study_table(self.out / "study").of_split("test")
         encoder, index = open_encoder(self.out / "bundle"), open_index(self.out / "index")
@@ -187,38 +186,61 @@ class Demo:
 
     def evaluate(self) -> tuple[str, bool]:
         """Embeddings -> metrics beside chance and the frozen features -> report.html."""
-        from chextriev.embedding_set import read_embeddings
         from chextriev.eval.comparison import comparison_as_dict, render_comparison
-        from chextriev.eval.run import evaluate
-        from chextriev.eval.store import write_evaluation
         from chextriev.export.embed import pooled_features
-        from chextriev.study_table import read_study_table
         from chextriev.train.features import open_features
 
         table = read_study_table(self.out / "study")
-        trained = evaluate(read_embeddings(self.out / "embeddings"))
-        frozen = evaluate(pooled_features(table, open_features(self.out / "features")))
-        rows = [("v6", trained), ("frozen features, mean-pooled", frozen)]
-        write_evaluation(self.out / "evaluation", trained)
-        write_evaluation(self.out / "evaluation-frozen", frozen)
+        trained = self._evaluated("evaluation", read_embeddings(self.out / "embeddings"))
+        frozen = self._evaluated("evaluation-frozen", pooled_features(table, open_features(self.out / "features")))
+        rows = [("v6", trained[0]), ("frozen features, mean-pooled", frozen[0])]
         self._write_report(table, rows)
         self.table, self.numbers = render_comparison(rows), comparison_as_dict(rows)
-        return _verdict(trained, frozen), False
+        write_text(self.out / "results.json", json.dumps(self._results(table), indent=1, ensure_ascii=False) + "\n")
+        return _verdict(trained[0], frozen[0]), trained[1] and frozen[1]
+
+    def _evaluated(self, name: str, embeddings: EmbeddingSet) -> "tuple[Evaluation, bool]":
+        """Under the default protocol on the test split; and whether it was there already."""
+        from chextriev.eval.protocol import DEFAULT
+        from chextriev.eval.run import evaluate
+        from chextriev.eval.store import KIND, read_evaluation, recipe_of, write_evaluation
+
+        digests = {"embeddings": embeddings.digest, "encoder": embeddings.encoder_digest}
+        if find_current(self.out / name, KIND, recipe_of(DEFAULT, split="test", **digests)) is not None:
+            return read_evaluation(self.out / name), True
+        evaluation = evaluate(embeddings)
+        write_evaluation(self.out / name, evaluation)
+        return evaluation, False
+
+    def _results(self, table: StudyTable) -> dict[str, Any]:
+        """What `results.json` holds: the numbers, and all that is needed to repeat them."""
+        ids = {split: table.image_id[table.split == split].tolist() for split in SPLITS}
+        settings = {"backbone": self.settings.backbone, "training": TRAINING, "synthetic": self._is_synthetic()}
+        if self.settings.data is None:
+            settings |= {"patients": self.settings.patients, "seed": self.settings.seed}
+        return {"settings": settings, "machine": describe_machine(), **self.numbers, "image_ids": ids}
+
+    def _is_synthetic(self) -> bool:
+        from chextriev.train.phantom.dataset import KIND
+
+        try:
+            read_manifest(self.settings.data or self.out / "phantoms", KIND)
+        except NotAnArtifact:
+            return False
+        return True
 
     def _write_report(self, table: StudyTable, rows: "list[tuple[str, Evaluation]]") -> None:
         from chextriev.eval.cases import choose_cases, read_cases
         from chextriev.eval.report import ReportContent, render_report
 
         lists = rows[0][1].lists
-        parts = {name: read_manifest(self.out / name, kind).digest for name, kind in _PARTS.items()}
-        synthetic = self.settings.data is None
         content = ReportContent(
             title="Similar chest radiographs by anatomy",
             data_note=f"{len(table)} radiographs of {len(set(table.patient_id))} patients; {rows[0][1].split} split.",
             rows=rows,
             cases=read_cases(table, lists, choose_cases(lists, table, count=CASES)),
-            provenance=parts,
-            warning=SYNTHETIC if synthetic else "",
+            provenance={name: read_manifest(self.out / name, kind).digest for name, kind in _PARTS.items()},
+            warning=SYNTHETIC if self._is_synthetic() else "",
         )
         write_text(self.report, render_report(content))
 

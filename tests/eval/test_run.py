@@ -121,6 +121,14 @@ def test_patients_are_drawn_whole():
     assert ratio.mean() == pytest.approx(np.sqrt(10), rel=0.15)
 
 
+def test_a_rare_finding_does_not_lift_the_interval_when_it_is_not_drawn():
+    common = FindingScores(np.arange(100), np.full((100, len(METRICS), 1), 0.6))
+    rare = FindingScores(np.array([0]), np.zeros((1, len(METRICS), 1)))
+    low, high = macro_interval([common, rare], np.arange(100), DEFAULT)
+    assert low == pytest.approx(0.3)
+    assert high == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize(("value", "words"), [(np.nan, "not finite"), (np.inf, "not finite"), (0, "is zero")])
 def test_vectors_without_a_cosine_are_refused_by_image_id(fan, value, words):
     fan.vectors[3] = value

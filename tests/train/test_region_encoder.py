@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
+from chextriev.errors import InvalidSetting, UnknownVariant
 from chextriev.export.reference import encoder_weights
 from chextriev.train.graph_transformer import EdgeAttention
 from chextriev.train.losses import known_binary_cross_entropy
 from chextriev.train.region_encoder import RegionEncoder
 from chextriev.variants import VARIANTS, VariantSpec, find_variant
-
-from chextriev.errors import InvalidSetting, UnknownVariant
 from tests.golden_rule import golden, reference_input, reference_state
 
 TOLERANCE = 1e-5
@@ -30,7 +30,7 @@ def test_equals_the_published_code(system: str) -> None:
     weights, unused = encoder_weights(reference_state(fields))
     missing = encoder.load_state_dict(weights, strict=False)
     assert not missing.unexpected_keys
-    assert set(missing.missing_keys) <= {"graph.adjacency"}
+    assert set(missing.missing_keys) <= {"transformer.adjacency"}
     assert all("gcn" in name or "attn" in name or "mlp" in name or "fn.pos_emb" in name for name in unused)
     with torch.inference_mode():
         output = encoder.eval()(reference_input(fields))
@@ -87,11 +87,11 @@ def test_adjacency_biases_attention_and_never_masks_it() -> None:
 @pytest.mark.parametrize(("edges", "moves"), [("learned", True), ("fixed", False)])
 def test_learned_edges_move_and_fixed_ones_do_not(edges: str, moves: bool) -> None:
     encoder = RegionEncoder(replace(small("v6"), edges=edges), 12)
-    before = encoder.graph.edges.detach().clone()
+    before = encoder.transformer.edges.detach().clone()
     optimizer = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=1e-2)
     encoder(torch.randn(4, 18, 12)).finding_logits.square().mean().backward()
     optimizer.step()
-    assert (not torch.equal(before, encoder.graph.edges)) is moves
+    assert (not torch.equal(before, encoder.transformer.edges)) is moves
 
 
 def test_unknown_findings_carry_no_loss() -> None:
