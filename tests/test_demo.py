@@ -1,0 +1,87 @@
+"""The whole job as a user runs it: in a process of its own, interrupted, resumed, repeated."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from chextriev.cli import EXIT_INTERRUPTED, EXIT_REFUSED, main
+
+STAGES = 7
+
+
+@contextmanager
+def demo(out: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "chextriev", "demo", str(out), "--patients", "12", *words]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def interrupt_after(out: Path, stage: int) -> None:
+    """Press Ctrl-C when the line of a stage has appeared, so in the midst of the next one."""
+    with demo(out) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"[{stage}/"):
+                process.send_signal(signal.SIGINT)
+                break
+        _, said = process.communicate()
+    assert process.returncode == EXIT_INTERRUPTED, said
+    assert "interrupted" in said
+
+
+def finish(out: Path) -> str:
+    with demo(out) as process:
+        printed, said = process.communicate()
+    assert process.returncode == 0, said
+    return printed
+
+
+def test_interrupted_resumed_and_repeated(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    for stage in (1, 2, 3):
+        interrupt_after(out, stage)
+        assert not (out / "report.html").exists()
+    first = finish(out)
+    lines = re.findall(r"^\[\d/7\] .*$", first, flags=re.MULTILINE)
+    assert len(lines) == STAGES
+    assert all("unchanged, reused" in line for line in lines[:3])
+    results = json.loads((out / "results.json").read_text())
+    assert results["settings"]["synthetic"] is True
+    assert set(results["systems"]) == {"v6", "frozen features, mean-pooled"}
+    report = (out / "report.html").read_text()
+    assert "Synthetic phantoms, not patients" in report
+    assert report.count("<svg") > 1
+
+    again = finish(out)
+    assert again.count("unchanged, reused") == STAGES - 1  # the query is asked anew
+    assert json.loads((out / "results.json").read_text()) == results
+
+
+def test_the_demo_refuses_what_it_cannot_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", str(tmp_path / "out"), "--data", str(tmp_path)]) == EXIT_REFUSED
+    assert "images.csv" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "study").exists()
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_real_radiographs(tmp_path: Path, real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", str(tmp_path), "--data", str(real_data), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    at_5 = content["systems"]["v6"]["k"]["5"]
+    assert at_5["macro"]["precision"] > at_5["chance"]["macro"]["precision"]
+    assert "Synthetic" not in (tmp_path / "report.html").read_text()
