@@ -50,6 +50,15 @@ def finish(out: Path) -> str:
     return printed
 
 
+def run_the_ten_lines_of_the_readme(folder: Path) -> list[str]:
+    """What they print, in a folder where `demo` is."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    assert len(code.strip().splitlines()) <= 10
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip().splitlines()
+
+
 def test_interrupted_resumed_and_repeated(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     for stage in (1, 2, 3):
@@ -65,6 +74,8 @@ def test_interrupted_resumed_and_repeated(tmp_path: Path) -> None:
     report = (out / "report.html").read_text()
     assert "Synthetic phantoms, not patients" in report
     assert report.count("<svg") > 1
+
+    assert len(run_the_ten_lines_of_the_readme(tmp_path)) == 5
 
     again = finish(out)
     assert again.count("unchanged, reused") == STAGES - 1  # the query is asked anew
