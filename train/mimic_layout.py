@@ -17,7 +17,7 @@ import numpy.typing as npt
 from chextriev.artifacts import file_digest
 from chextriev.errors import AvoidedImage, InvalidSetting, InvalidValue, MissingFile, MissingRow, NotFrontal
 from chextriev.progress import track
-from chextriev.study_table import SPLITS, VIEWS, StudyTable
+from chextriev.study_table import SPLITS, VIEWS
 from chextriev.train.archive import SceneGraphArchive, SceneGraphBatch, open_archive
 from chextriev.train.csv_columns import CsvColumns, find_csv, read_csv, rows_of
 from chextriev.train.image_files import missing_file
@@ -28,6 +28,7 @@ from chextriev.train.study_source import (
     any_over_regions,
     check_patient_splits,
     set_aside_boxes_outside,
+    study_table_of,
 )
 
 SPLIT_CSV = "mimic-cxr-2.0.0-split"
@@ -67,10 +68,11 @@ class MimicLayout:
         _join_metadata(rows, metadata)
         set_aside_boxes_outside(rows)
         check_patient_splits(rows["patient_id"], rows["split"], where=str(self.split_csv))
+        rows.columns |= {"path": _paths(rows), "image_findings": any_over_regions(rows["region_findings"])}
         if settings.check_files:
             _set_aside_missing(rows, self.image_root)
         rows.sort()
-        return Reading(_table(rows, self.image_root), tuple(self._remarks(len(split))))
+        return Reading(study_table_of(rows, self.image_root), tuple(self._remarks(len(split))))
 
     def _remarks(self, listed: int) -> Iterator[str]:
         yield f"{len(self.scene_graphs.members)} scene graphs for the {listed} images of {self.split_csv.name}"
@@ -231,25 +233,6 @@ def _paths(rows: Screen) -> npt.NDArray[np.object_]:
 
 def _set_aside_missing(rows: Screen, root: Path) -> None:
     """One directory look-up an image; no file is opened."""
-    wrong = [missing_file(root, path) for path in track(_paths(rows), "image files")]
+    wrong = [missing_file(root, path) for path in track(rows["path"], "image files")]
     mask = np.fromiter((error is not None for error in wrong), dtype=bool, count=len(wrong))
     rows.set_aside(mask, lambda row: wrong[row] or MissingFile(str(root)))
-
-
-def _table(rows: Screen, root: Path) -> StudyTable:
-    return StudyTable(
-        image_id=rows["image_id"],
-        study_id=rows["study_id"],
-        patient_id=rows["patient_id"],
-        path=_paths(rows),
-        view=rows["view"],
-        sex=rows["sex"],
-        age=rows["age"],
-        width=rows["width"].astype(np.int32),
-        height=rows["height"].astype(np.int32),
-        boxes_xyxy=rows["boxes_xyxy"],
-        region_findings=rows["region_findings"],
-        image_findings=any_over_regions(rows["region_findings"]),
-        split=rows["split"],
-        image_root=root,
-    )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from chextriev.anatomy import UNKNOWN
 from chextriev.artifacts import file_digest
 from chextriev.errors import MissingFile, NotFrontal
-from chextriev.study_table import SEXES, VIEWS, StudyTable
+from chextriev.study_table import SEXES, VIEWS
 from chextriev.train.csv_columns import CsvColumns, find_csv
 from chextriev.train.plain_columns import check_any_finding, findings_of, ignored_columns, read_with_findings
 from chextriev.train.plain_regions import CORNERS, add_regions
@@ -30,6 +30,7 @@ from chextriev.train.study_source import (
     check_patient_splits,
     check_relative,
     set_aside_boxes_outside,
+    study_table_of,
 )
 
 _IMAGE_NEEDS = ("image_id", "file")
@@ -69,7 +70,7 @@ class PlainTable:
         check_patient_splits(rows["patient_id"], rows["split"], where=str(self.images_csv))
         rows.sort()
         remarks = [*ignored_columns(images, regions), *identities.remarks, *_remarks(rows)]
-        return Reading(_table(rows, self.image_root), tuple(remarks))
+        return Reading(study_table_of(rows, self.image_root), tuple(remarks))
 
 
 def find_plain(source: Path) -> PlainTable | None:
@@ -134,22 +135,3 @@ def _remarks(rows: Screen) -> Iterator[str]:
     conflicts = int(((rows["image_findings"] == 0) & (said == 1)).sum())
     if conflicts:
         yield f"{conflicts} findings are absent by images.csv and present in a region; images.csv stands"
-
-
-def _table(rows: Screen, root: Path) -> StudyTable:
-    return StudyTable(
-        image_id=rows["image_id"],
-        study_id=rows["study_id"],
-        patient_id=rows["patient_id"],
-        path=rows["path"],
-        view=rows["view"],
-        sex=rows["sex"],
-        age=rows["age"],
-        width=rows["width"].astype(np.int32),
-        height=rows["height"].astype(np.int32),
-        boxes_xyxy=rows["boxes_xyxy"],
-        region_findings=rows["region_findings"],
-        image_findings=rows["image_findings"],
-        split=rows["split"],
-        image_root=root,
-    )

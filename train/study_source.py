@@ -1,6 +1,6 @@
 """What a reader of one data layout offers to `prepare`, and the rules that both readers share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol
 
@@ -84,6 +84,14 @@ def any_over_regions(region_findings: npt.NDArray[np.int8]) -> npt.NDArray[np.in
     present = (region_findings == 1).any(axis=1)
     absent = ((region_findings == 0) | ~CARRIERS).all(axis=1)
     return np.where(present, 1, np.where(absent, 0, UNKNOWN)).astype(np.int8)
+
+
+def study_table_of(rows: Screen, image_root: Path) -> StudyTable:
+    """The table of the rows that are left, from their columns of the same names."""
+    names = {field.name for field in fields(StudyTable)} - {"image_root", "digest"}
+    columns = {name: rows[name] for name in names}
+    sizes = {name: rows[name].astype(np.int32) for name in ("width", "height")}  # read as float64, for blanks
+    return StudyTable(**{**columns, **sizes}, image_root=image_root)
 
 
 def set_aside_boxes_outside(rows: Screen) -> None:
