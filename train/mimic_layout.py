@@ -16,19 +16,18 @@ import numpy.typing as npt
 
 from chextriev.artifacts import file_digest
 from chextriev.errors import AvoidedImage, InvalidSetting, InvalidValue, MissingFile, MissingRow, NotFrontal
-from chextriev.progress import track
 from chextriev.study_table import SPLITS, VIEWS
 from chextriev.train.archive import SceneGraphArchive, SceneGraphBatch, open_archive
 from chextriev.train.csv_columns import CsvColumns, find_csv, read_csv, rows_of
-from chextriev.train.image_files import missing_file
+from chextriev.train.image_files import add_file_sizes
 from chextriev.train.quarantine import Quarantine, Screen
 from chextriev.train.study_source import (
     PrepareSettings,
     Reading,
     any_over_regions,
     check_patient_splits,
+    reading_of,
     set_aside_boxes_outside,
-    study_table_of,
 )
 
 SPLIT_CSV = "mimic-cxr-2.0.0-split"
@@ -70,9 +69,9 @@ class MimicLayout:
         check_patient_splits(rows["patient_id"], rows["split"], where=str(self.split_csv))
         rows.columns |= {"path": _paths(rows), "image_findings": any_over_regions(rows["region_findings"])}
         if settings.check_files:
-            _set_aside_missing(rows, self.image_root)
+            add_file_sizes(rows, self.image_root)
         rows.sort()
-        return Reading(study_table_of(rows, self.image_root), tuple(self._remarks(len(split))))
+        return reading_of(rows, self.image_root, remarks=self._remarks(len(split)))
 
     def _remarks(self, listed: int) -> Iterator[str]:
         yield f"{len(self.scene_graphs.members)} scene graphs for the {listed} images of {self.split_csv.name}"
@@ -229,10 +228,3 @@ def _image_path(patient: str, study: str, image: str) -> str:
 def _paths(rows: Screen) -> npt.NDArray[np.object_]:
     ids = zip(rows["patient_id"], rows["study_id"], rows["image_id"], strict=True)
     return np.asarray([_image_path(*triple) for triple in ids], dtype=object)
-
-
-def _set_aside_missing(rows: Screen, root: Path) -> None:
-    """One directory look-up an image; no file is opened."""
-    wrong = [missing_file(root, path) for path in track(rows["path"], "image files")]
-    mask = np.fromiter((error is not None for error in wrong), dtype=bool, count=len(wrong))
-    rows.set_aside(mask, lambda row: wrong[row] or MissingFile(str(root)))

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from chextriev.errors import InputError, InvalidValue, MissingColumn
 from chextriev.progress import track
 from chextriev.train.csv_columns import CsvColumns
-from chextriev.train.image_files import image_size
+from chextriev.train.image_files import add_file_sizes, image_size
 from chextriev.train.quarantine import Screen
 
 _MAX_SIDE = 100_000  # pixels
@@ -22,7 +22,8 @@ def add_sizes(rows: Screen, images: CsvColumns, root: Path | None) -> None:
         if any(np.isnan(sizes).any() for sizes in stated.values()):
             raise MissingColumn(f"{images.path}: without a check of files, width and height are needed for every image")
         return
-    sizes = [_size_or_fault(path, root) for path in track(rows["path"], "image files", total=len(rows))]
+    add_file_sizes(rows, root)
+    sizes = [_size_or_fault(path, root) for path in track(rows["path"], "image headers", total=len(rows))]
     faults = [size if isinstance(size, InputError) else _size_fault(rows, row, size) for row, size in enumerate(sizes)]
     found = np.asarray([(0, 0) if isinstance(size, InputError) else size for size in sizes], dtype=np.float64)
     rows.columns |= {"width": found.reshape(-1, 2)[:, 0], "height": found.reshape(-1, 2)[:, 1]}

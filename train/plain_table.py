@@ -29,8 +29,8 @@ from chextriev.train.study_source import (
     any_over_regions,
     check_patient_splits,
     check_relative,
+    reading_of,
     set_aside_boxes_outside,
-    study_table_of,
 )
 
 _IMAGE_NEEDS = ("image_id", "file")
@@ -70,7 +70,7 @@ class PlainTable:
         check_patient_splits(rows["patient_id"], rows["split"], where=str(self.images_csv))
         rows.sort()
         remarks = [*ignored_columns(images, regions), *identities.remarks, *_remarks(rows)]
-        return Reading(study_table_of(rows, self.image_root), tuple(remarks))
+        return reading_of(rows, self.image_root, remarks=remarks)
 
 
 def find_plain(source: Path) -> PlainTable | None:

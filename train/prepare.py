@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from chextriev.anatomy import Finding
-from chextriev.artifacts import Manifest, Recipe, check_output, find_current, publishing, seal
-from chextriev.errors import EmptySplit, MissingFile
+from chextriev.artifacts import Manifest, Recipe, check_output, find_current, publishing, read_manifest, seal
+from chextriev.errors import DamagedArtifact, EmptySplit, MissingFile, NotAnArtifact
+from chextriev.optional import require
 from chextriev.study_table import KIND, QUARANTINE_FILE, SPLITS, STUDY_FILE, StudyTable, write_study_parquet
+from chextriev.train.image_files import images_digest
 from chextriev.train.mimic_layout import SILVER, SPLIT_CSV, find_mimic
 from chextriev.train.plain_table import find_plain
 from chextriev.train.quarantine import Quarantine
 from chextriev.train.study_source import PrepareSettings, Reading, StudySource
 
-RULES = 1
+RULES = 2
 """Version of the rules; a change of them makes every table again."""
 _ABOUT_FILES = ("MissingFile", "UnreadableImage", "InvalidValue")  # may mend without the tables changing
 
@@ -52,7 +54,9 @@ def prepare(source: str | Path, out: str | Path, *, settings: PrepareSettings | 
     """Read the data set under `source` into a study table at `out`, rows in order of image id.
 
     Source is a plain table (images.csv and regions.csv), or a folder above MIMIC-CXR-JPG and Chest ImaGenome. A table
-    that the same files and rules made before is reused, unless it left out images for the sake of their files.
+    that the same files and rules made before is reused, unless it left out images for the sake of their files. The
+    images count by name and size in bytes: one replaced by another of the very same size is not noticed, and with
+    settings.check_files false none is; settings.force makes the table anyway.
     Raises MissingFile if neither layout is there, a TableError for faults of the layout, EmptySplit if no image is
     left; a fault of one image puts it into quarantine.csv (with settings.strict, raises).
     """
@@ -61,7 +65,7 @@ def prepare(source: str | Path, out: str | Path, *, settings: PrepareSettings | 
     found = find_source(Path(source), settings)
     recipe = Recipe({"layout": found.layout, "rules": RULES, "check_files": settings.check_files}, found.parents())
     image_root = os.path.relpath(found.image_root.resolve(), out.resolve())
-    current = None if settings.force else find_current(out, KIND, recipe)
+    current = None if settings.force else _find_current(out, recipe, found.image_root)
     if current and _still_true(current, image_root, settings):
         return Prepared(out, current, reused=True)
     quarantine = Quarantine(strict=settings.strict)
@@ -71,7 +75,7 @@ def prepare(source: str | Path, out: str | Path, *, settings: PrepareSettings | 
         write_study_parquet(reading.table, scratch / STUDY_FILE)
         quarantine.write(scratch / QUARANTINE_FILE)
         facts = {"layout": found.layout, "image_root": image_root, **_facts(reading, quarantine)}
-        manifest = seal(scratch, KIND, recipe, facts)
+        manifest = seal(scratch, KIND, _with_images(recipe, reading.images), facts)
     return Prepared(out, manifest, reused=False)
 
 
@@ -88,6 +92,25 @@ def find_source(source: Path, settings: PrepareSettings) -> StudySource:
             f" folders deep, {SPLIT_CSV}.csv.gz (MIMIC-CXR-JPG) and {SILVER}/scene_graph.zip (Chest ImaGenome)"
         )
     return found
+
+
+def _with_images(recipe: Recipe, images: str | None) -> Recipe:
+    """The recipe with the digest of the images, if they were looked at."""
+    return Recipe(recipe.settings, {**recipe.parents, "images": images}) if images else recipe
+
+
+def _find_current(out: Path, recipe: Recipe, image_root: Path) -> Manifest | None:
+    """The manifest at `out` if this recipe made it and, where images count, those of its rows are what they were."""
+    try:
+        images = read_manifest(out, KIND).recipe.parents.get("images")
+    except (NotAnArtifact, DamagedArtifact):
+        return None
+    current = find_current(out, KIND, _with_images(recipe, images))
+    if current is None or not recipe.settings["check_files"]:
+        return current
+    # Which images are kept follows from the rest of the recipe, so the rows that are there name them.
+    paths = require("pyarrow.parquet", extra="train").read_table(out / STUDY_FILE, columns=["path"])
+    return current if images_digest(image_root, paths.column("path").to_numpy()) == images else None
 
 
 def _still_true(manifest: Manifest, image_root: str, settings: PrepareSettings) -> bool:
@@ -118,7 +141,7 @@ def _facts(reading: Reading, quarantine: Quarantine) -> dict[str, Any]:
         "splits": splits,
         "quarantined": quarantine.counts(),
         "positives": {finding.label: int(positives[finding]) for finding in Finding},
-        "remarks": [*reading.remarks, *_empty_splits(splits)],
+        "remarks": [*reading.remarks, *_empty_splits(splits), *_unchecked(reading)],
         "row order": "image_id, ascending by code point",
     }
 
@@ -127,6 +150,11 @@ def _empty_splits(splits: Mapping[str, int]) -> Iterator[str]:
     for split, count in splits.items():
         if not count:
             yield f"split {split} is empty"
+
+
+def _unchecked(reading: Reading) -> Iterator[str]:
+    if reading.images is None:
+        yield "the image files were not looked at, so that images which change later are not noticed"
 
 
 def _listing(counts: Mapping[str, int]) -> str:

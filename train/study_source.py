@@ -1,5 +1,6 @@
 """What a reader of one data layout offers to `prepare`, and the rules that both readers share."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from chextriev.anatomy import N_FINDINGS, N_REGIONS, UNKNOWN, Finding, Region
 from chextriev.errors import BoxOutside, InputError, InvalidSetting, InvalidValue
 from chextriev.radiograph import RegionBoxes
 from chextriev.study_table import StudyTable
+from chextriev.train.image_files import digest_of_sizes
 from chextriev.train.quarantine import Quarantine, Screen
 
 
@@ -18,7 +20,8 @@ from chextriev.train.quarantine import Quarantine, Screen
 class PrepareSettings:
     """How to prepare a study table.
 
-    check_files: see that every image file is there. strict: the first image that would be left out is an error.
+    check_files: see that every image file is there, and notice later if its size changed.
+    strict: the first image that would be left out is an error.
     mimic, imagenome: the two folders of the MIMIC layout, where they do not lie under one.
     workers: processes that read scene graphs; None is one for each core. force: make the table even if it is there.
     """
@@ -37,10 +40,14 @@ class PrepareSettings:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """The rows that a reader kept, and what it did that a person should know, in words."""
+    """The rows that a reader kept, and what it did that a person should know, in words.
+
+    images: digest of the image files by name and size; None if they were not looked at.
+    """
 
     table: StudyTable
     remarks: tuple[str, ...]
+    images: str | None
 
 
 class StudySource(Protocol):
@@ -55,7 +62,7 @@ class StudySource(Protocol):
         """The folder that the table's paths are relative to."""
 
     def parents(self) -> dict[str, str]:
-        """Digests of the files that the table is made from, by role."""
+        """Digests of the files that the table is made from, by role; the images are not among them."""
 
     def read(self, settings: PrepareSettings, quarantine: Quarantine) -> Reading:
         """Read and check everything; images left out go to the quarantine."""
@@ -86,12 +93,14 @@ def any_over_regions(region_findings: npt.NDArray[np.int8]) -> npt.NDArray[np.in
     return np.where(present, 1, np.where(absent, 0, UNKNOWN)).astype(np.int8)
 
 
-def study_table_of(rows: Screen, image_root: Path) -> StudyTable:
-    """The table of the rows that are left, from their columns of the same names."""
+def reading_of(rows: Screen, image_root: Path, *, remarks: Iterable[str]) -> Reading:
+    """The table of the rows that are left, from their columns of the same names; and, if seen, `bytes` of the files."""
     names = {field.name for field in fields(StudyTable)} - {"image_root", "digest"}
     columns = {name: rows[name] for name in names}
     sizes = {name: rows[name].astype(np.int32) for name in ("width", "height")}  # read as float64, for blanks
-    return StudyTable(**{**columns, **sizes}, image_root=image_root)
+    table = StudyTable(**{**columns, **sizes}, image_root=image_root)
+    images = digest_of_sizes(rows["path"], rows["bytes"]) if "bytes" in rows.columns else None
+    return Reading(table, tuple(remarks), images)
 
 
 def set_aside_boxes_outside(rows: Screen) -> None:

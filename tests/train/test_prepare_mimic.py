@@ -283,6 +283,42 @@ def test_a_data_set_that_moved_is_read_again(data: MimicData, tmp_path: Path) ->
     assert read_study_table(tmp_path / "out").radiograph(0).image_id == "aa0-bb"
 
 
+def test_an_image_replaced_under_its_name_makes_another_table(data: MimicData, tmp_path: Path) -> None:
+    first = prepare(data.write(), tmp_path / "out").manifest
+    image = data.image(data.split[1])
+    image.write_bytes(image.read_bytes() + b"\0")
+    second = prepare(data.folder, tmp_path / "out")
+    assert not second.reused
+    assert second.manifest.files == first.files
+    assert second.manifest.digest != first.digest
+    assert prepare(data.folder, tmp_path / "out").reused
+
+
+def test_an_image_that_went_is_left_out_of_the_next_table(data: MimicData, tmp_path: Path) -> None:
+    prepare(data.write(), tmp_path / "out")
+    data.image(data.split[1]).unlink()
+    assert prepare(data.folder, tmp_path / "out").summary["quarantined"] == {"MissingFile": 1}
+
+
+def test_a_copied_data_set_keeps_its_digest(data: MimicData, tmp_path: Path) -> None:
+    first = prepare(data.write(), tmp_path / "out").manifest
+    shutil.copytree(data.folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    for image in (tmp_path / "copy").rglob("*.jpg"):
+        os.utime(image, (0, 0))
+    assert prepare(tmp_path / "copy", tmp_path / "other").manifest.digest == first.digest
+
+
+def test_changed_images_are_not_noticed_where_none_is_looked_at_and_that_is_said(
+    data: MimicData, tmp_path: Path
+) -> None:
+    unchecked = PrepareSettings(check_files=False)
+    prepared = prepare(data.write(), tmp_path / "out", settings=unchecked)
+    assert "images" not in prepared.manifest.recipe.parents
+    assert "images which change later are not noticed" in "; ".join(prepared.summary["remarks"])
+    data.image(data.split[1]).write_bytes(b"other")
+    assert prepare(data.folder, tmp_path / "out", settings=unchecked).reused
+
+
 def test_an_interrupt_leaves_nothing(data: MimicData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -183,6 +183,15 @@ def test_a_file_that_is_no_image_is_quarantined(data: PlainData, content: bytes 
     assert prepare(data.folder, out).summary["kept"] == 4
 
 
+def test_an_image_replaced_under_its_name_makes_another_table(data: PlainData) -> None:
+    first = run(data).manifest
+    path, out = data.folder / "images/im-2.jpg", data.folder.parent / "out"
+    path.write_bytes(path.read_bytes() + b"\0")
+    second = prepare(data.folder, out)
+    assert second.manifest.digest != first.digest
+    assert prepare(data.folder, out).reused
+
+
 def test_without_a_look_at_the_files_sizes_must_be_stated(data: PlainData) -> None:
     data.drop("height")
     with pytest.raises(MissingColumn, match="width and height are needed"):
