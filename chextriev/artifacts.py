@@ -3,14 +3,21 @@
 A directory is complete if, and only if, it holds `manifest.json`. The manifest names every file with size and sha256,
 the recipe (settings and the digests of the parents) and the measured facts. Its digest covers the kind, the recipe and
 the files, but no time, host or path, so that the same work has the same digest anywhere.
+
+Scratch lies beside its target as `.name.tmp-TOKEN`, an artefact that is being replaced as `.name.old-TOKEN`. Who works
+on one holds its lock (flock), which ends with the process: a leftover whose lock is free is dead. Process ids would not
+do, as containers on one volume share them. A file system without such locks keeps its leftovers.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +26,7 @@ from chextriev.errors import DamagedArtifact, NotAnArtifact, OutputExists
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+_TOKEN = "[0-9a-f]{16}"
 
 
 @dataclass(frozen=True)
@@ -71,18 +79,24 @@ def read_manifest(directory: Path, kind: str) -> Manifest:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise NotAnArtifact(f"{directory} is not a complete {kind}: it has no {MANIFEST}; make it again") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NotAnArtifact(f"{path} cannot be read as a manifest ({error}); a {kind} is needed here") from error
     try:
+        schema = content["schema"]
+        if schema != SCHEMA:
+            raise NotAnArtifact(
+                f"{path} has manifest schema {schema!r}, this release of chextriev reads {SCHEMA}; use the release that"
+                f" wrote it, or make the {kind} again with this one"
+            )
         recipe = Recipe(**content["recipe"])
         manifest = Manifest(content["kind"], recipe, content["files"], content["facts"])
-        stated = content["digest"]
-    except (KeyError, TypeError) as error:
+        stated, digest = content["digest"], manifest.digest
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise NotAnArtifact(f"{path} is not a manifest of this package ({error}); a {kind} is needed here") from error
     if manifest.kind != kind:
         raise NotAnArtifact(f"{directory} holds a {manifest.kind}; a {kind} is needed here")
-    if manifest.digest != stated:
-        raise DamagedArtifact(f"{path} was altered: its digest is {manifest.digest[:12]}, it says {stated[:12]}")
+    if digest != stated:
+        raise DamagedArtifact(f"{path} was altered: its digest is {digest[:12]}, it says {str(stated)[:12]}")
     return manifest
 
 
@@ -114,10 +128,18 @@ def find_current(directory: Path, kind: str, recipe: Recipe) -> Manifest | None:
     return manifest if asdict(manifest.recipe) == _plain(asdict(recipe)) else None
 
 
-def seal(directory: Path, kind: str, recipe: Recipe, facts: Mapping[str, Any] | None = None) -> Manifest:
-    """Declare a directory complete: record its files and write the manifest last, atomically."""
+def seal(
+    directory: Path,
+    kind: str,
+    recipe: Recipe,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+) -> Manifest:
+    """Declare a directory complete: record its files (or only those of `names`) and write the manifest last."""
     directory = Path(directory)
-    files = {str(path.relative_to(directory)): _record(path) for path in _files_of(directory)}
+    paths = _files_of(directory) if names is None else [directory / name for name in names]
+    files = {str(path.relative_to(directory)): _record(path) for path in paths}
     settings, parents = _plain(dict(recipe.settings)), _plain(dict(recipe.parents))
     manifest = Manifest(kind, Recipe(settings, parents), files, _plain(dict(facts or {})))
     write_text(directory / MANIFEST, manifest.to_json())
@@ -132,17 +154,13 @@ def publishing(target: Path, kind: str) -> Iterator[Path]:
     anything else at `target` is refused with OutputExists.
     """
     target = Path(target)
+    _reap(target)
     check_output(target, kind)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _reap(target)
-    scratch = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-    scratch.mkdir()
-    try:
+    with _scratch_beside(target, Path.mkdir) as scratch:
         yield scratch
         read_manifest(scratch, kind)
         _swap(scratch, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_output(target: Path, kind: str) -> None:
@@ -165,23 +183,26 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes so that readers see the old or the new file, never half of it."""
-    scratch = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
+    with _scratch_beside(path, Path.touch) as scratch:
         with scratch.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
-def reap_scratch(directory: Path) -> None:
-    """Remove the half-written files that dead processes left in a directory (see `write_bytes`)."""
-    for leftover in directory.glob(".*.tmp-*"):
-        pid = leftover.name.rpartition("-")[2]
-        if leftover.is_file() and pid.isdigit() and not _alive(int(pid)):
-            leftover.unlink(missing_ok=True)
+def scratch_files(directory: Path, names: str) -> list[Path]:
+    """Files that `write_bytes` has not finished; `names` is the pattern of the names they were to have."""
+    pattern = re.compile(rf"\.(?:{names})\.tmp-{_TOKEN}")
+    return [path for path in Path(directory).iterdir() if pattern.fullmatch(path.name) and path.is_file()]
+
+
+def reap_scratch(directory: Path, names: str) -> None:
+    """Remove the scratch files of dead processes."""
+    for leftover in scratch_files(directory, names):
+        with _locked(leftover) as dead:
+            if dead:
+                _remove(leftover)
 
 
 def _files_of(directory: Path) -> list[Path]:
@@ -198,33 +219,94 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+@contextmanager
+def _scratch_beside(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """Make a file or directory that nobody else has, hold its lock, and remove what is left of it at the end."""
+    while True:
+        scratch = _hidden_name(target, "tmp")
+        make(scratch)
+        with _locked(scratch, wait=True):
+            if not scratch.exists():  # reaped between its making and its lock
+                continue
+            try:
+                yield scratch
+            finally:
+                _remove(scratch)
+            return
+
+
+def _hidden_name(target: Path, role: str) -> Path:
+    return target.with_name(f".{target.name}.{role}-{secrets.token_hex(8)}")
+
+
 def _swap(scratch: Path, target: Path) -> None:
-    if not target.exists():
-        scratch.rename(target)
-        return
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    target.rename(old)
-    scratch.rename(target)
-    shutil.rmtree(old)
+    """Rename scratch to target; the lock of the old one tells others that it is no leftover between the renames."""
+    old = _hidden_name(target, "old")
+    with _locked(target):
+        try:
+            if target.exists():
+                target.rename(old)
+            scratch.rename(target)
+        finally:
+            _settle(old, target)
+
+
+def _settle(old: Path, target: Path) -> None:
+    """Remove what was replaced, or put it back where nothing took its place."""
+    if target.exists():
+        _remove(old)
+    elif old.exists():
+        old.rename(target)
 
 
 def _reap(target: Path) -> None:
     """Remove what dead processes left beside `target`; one that died between the two renames is completed first."""
-    for leftover in target.parent.glob(f".{target.name}.*-*"):
-        role, _, pid = leftover.name.rpartition("-")
-        if not pid.isdigit() or _alive(int(pid)):
+    if not target.parent.is_dir():
+        return
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(tmp|old)-{_TOKEN}")
+    for leftover in list(target.parent.iterdir()):
+        named = pattern.fullmatch(leftover.name)
+        if not named:
             continue
-        if role.endswith(".old") and not target.exists():
-            leftover.rename(target)
-        else:
-            shutil.rmtree(leftover, ignore_errors=True)
+        with _locked(leftover) as dead:
+            if dead and named[1] == "old":
+                _settle(leftover, target)
+            elif dead:
+                _remove(leftover)
 
 
-def _alive(pid: int) -> bool:
+@contextmanager
+def _locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock of a file or directory; False where it is gone, another holds it, or it cannot be locked."""
+    descriptor = _open(path)
+    if descriptor is None:
+        yield False
+        return
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        yield _lock(descriptor, path, wait=wait)
+    finally:
+        with suppress(OSError):  # closing alone would leave the lock to processes forked meanwhile
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+
+
+def _lock(descriptor: int, path: Path, *, wait: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
         return False
-    except PermissionError:
-        return True
-    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

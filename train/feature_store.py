@@ -10,7 +10,8 @@ not at all. float16 keeps 11 significant bits: a value is off by at most `FLOAT1
 import csv
 import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,16 @@ import numpy as np
 import numpy.typing as npt
 
 from chextriev.anatomy import N_REGIONS
-from chextriev.artifacts import Manifest, check_output, open_artifact, reap_scratch, write_bytes, write_text
+from chextriev.artifacts import (
+    MANIFEST,
+    Manifest,
+    check_output,
+    open_artifact,
+    reap_scratch,
+    scratch_files,
+    write_bytes,
+    write_text,
+)
 from chextriev.errors import (
     DamagedArtifact,
     InvalidSetting,
@@ -39,7 +49,10 @@ FLOAT16_RELATIVE_ERROR = 2.0**-11
 FLOAT16_ABSOLUTE_ERROR = 2.0**-25
 _MAX_OPEN_SHARDS = 512  # all of MIMIC-CXR-JPG has 453; an open one costs a file descriptor and no memory
 
+_OWN_FILES = rf"features-\d{{5,}}\.npy|{re.escape(STORE_FILE)}|{re.escape(QUARANTINE_FILE)}|{re.escape(MANIFEST)}"
+
 Shard = npt.NDArray[np.float16]  # [rows, 18, width]
+Row = npt.NDArray[np.float16]  # [18, width]
 
 
 @dataclass(frozen=True)
@@ -93,14 +106,15 @@ class StoreWriter:
         if (directory / STORE_FILE).exists():
             _read_key(directory, refused=OutputExists).check_same(key, directory)
         else:
+            _check_fresh(directory)
             directory.mkdir(parents=True, exist_ok=True)
-            reap_scratch(directory)
-            check_output(directory, KIND)
             write_text(directory / STORE_FILE, json.dumps(asdict(key), indent=2) + "\n")
-        reap_scratch(directory)
+        reap_scratch(directory, _OWN_FILES)
         self.next_shard = self._count_whole()
-        self.refusals = [refusal for refusal in _read_quarantine(directory) if refusal.row < self.next_row]
-        self._write_quarantine()
+        recorded = _read_quarantine(directory)
+        self.refusals = [refusal for refusal in recorded if refusal.row < self.next_row]
+        if self.refusals != recorded or not (directory / QUARANTINE_FILE).exists():
+            self._write_quarantine()
 
     @property
     def next_row(self) -> int:
@@ -118,10 +132,30 @@ class StoreWriter:
             )
         if refusals:
             self._write_quarantine()
+        self._write_shard(self.next_shard, features)
+        self.next_shard += 1
+
+    def amend(self, shard: int, results: Mapping[int, Row | Refusal]) -> None:
+        """Put what a second reading gave for refused rows of a whole shard in place.
+
+        The manifest goes first and the quarantine changes last: whoever is killed between leaves an incomplete store in
+        which rows with features may still count as refused, and these are read again.
+        """
+        (self.directory / MANIFEST).unlink(missing_ok=True)
+        features = {row: result for row, result in results.items() if not isinstance(result, Refusal)}
+        if features:
+            content: Shard = np.load(_shard_path(self.directory, shard), allow_pickle=False)
+            content[[row - shard * self.key.shard_rows for row in features]] = list(features.values())
+            self._write_shard(shard, content)
+        self.refusals = [refusal for refusal in self.refusals if refusal.row not in results]
+        self.refusals += [result for result in results.values() if isinstance(result, Refusal)]
+        self.refusals.sort(key=lambda refusal: refusal.row)
+        self._write_quarantine()
+
+    def _write_shard(self, shard: int, features: Shard) -> None:
         content = io.BytesIO()
         np.save(content, features, allow_pickle=False)
-        write_bytes(_shard_path(self.directory, self.next_shard), content.getvalue())
-        self.next_shard += 1
+        write_bytes(_shard_path(self.directory, shard), content.getvalue())
 
     def _count_whole(self) -> int:
         for shard in range(self.key.shards):
@@ -207,6 +241,13 @@ def open_features(
                 f" {wanted[:12]}; compute them into another directory"
             )
     return features
+
+
+def _check_fresh(directory: Path) -> None:
+    """Refuse a directory with foreign content; scratch of a run that died before it wrote the key is ours."""
+    if directory.is_dir() and len(scratch_files(directory, _OWN_FILES)) == len(list(directory.iterdir())):
+        return
+    check_output(directory, KIND)
 
 
 def _shard_path(directory: Path, shard: int) -> Path:
