@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cache
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -87,15 +87,18 @@ def compute_features(
 ) -> Manifest:
     """Fill the store at `out`, going on where an earlier run stopped; the manifest's facts say how much was reused.
 
-    A radiograph that cannot be read is quarantined with its reason. Raises OtherBackbone or OtherStudyTable where the
-    store was begun with another key, UnreadableImage where no radiograph can be read.
+    A radiograph that cannot be read is quarantined with its reason, and read again by the next run. Raises
+    OtherBackbone or OtherStudyTable where the store was begun with another key, UnreadableImage where no radiograph can
+    be read.
     """
     out, settings = Path(out), settings or FeatureSettings()
     key = _key(table, extractor, settings)
     begun = time.perf_counter()
-    if (out / MANIFEST).exists():
-        return _reuse(out, key)
+    whole = _open_whole(out, key)
     store = StoreWriter(out, key)
+    mended = _retry(store, table, extractor, settings)
+    if whole is not None and (out / MANIFEST).exists():  # amending drops it
+        return replace(whole, facts={**whole.facts, "computed": 0, "reused": len(table), "seconds": 0.0})
     rows = range(store.next_row, len(table))
     _fill(store, _features_in_order(table, rows, extractor, settings), rows)
     recipe = Recipe(
@@ -104,8 +107,8 @@ def compute_features(
     )
     facts = {
         "radiographs": len(table),
-        "computed": len(rows),
-        "reused": len(table) - len(rows),
+        "computed": len(rows) + mended,
+        "reused": len(table) - len(rows) - mended,
         "quarantined": len(store.refusals),
         "seconds": round(time.perf_counter() - begun, 3),
     }
@@ -130,12 +133,31 @@ def _key(table: StudyTable, extractor: FeatureExtractor, settings: FeatureSettin
     )
 
 
-def _reuse(out: Path, key: StoreKey) -> Manifest:
+def _open_whole(out: Path, key: StoreKey) -> Manifest | None:
+    """The manifest of a complete store, every file verified."""
+    if not (out / MANIFEST).exists():
+        return None
     check_output(out, KIND)
     features = open_features(out)
     features.key.check_same(key, out)
-    facts = {**features.manifest.facts, "computed": 0, "reused": len(features), "seconds": 0.0}
-    return replace(features.manifest, facts=facts)
+    return features.manifest
+
+
+def _retry(store: StoreWriter, table: StudyTable, extractor: FeatureExtractor, settings: FeatureSettings) -> int:
+    """Read the radiographs in quarantine again, a shard at a time; how many have features now."""
+    mended, refusals = 0, list(store.refusals)
+    shown = track(refusals, "radiographs in quarantine", unit="radiograph") if refusals else iter(refusals)
+    for shard, refused in groupby(shown, key=lambda refusal: refusal.row // store.key.shard_rows):
+        changed: dict[int, Features | Refusal] = {}
+        for before in refused:
+            one = range(before.row, before.row + 1)
+            for row, result in _features_in_order(table, one, extractor, settings):
+                if not (isinstance(result, Refusal) and result.reason == before.reason):
+                    changed[row] = result
+        if changed:
+            store.amend(shard, changed)
+        mended += sum(not isinstance(result, Refusal) for result in changed.values())
+    return mended
 
 
 def _fill(store: StoreWriter, features: Iterator[tuple[int, "Features | Refusal"]], rows: range) -> None:

@@ -30,6 +30,7 @@ from chextriev.errors import (
 )
 from chextriev.preprocess import CropSpec, region_crops
 from chextriev.study_table import StudyTable, read_study_table
+from chextriev.train import feature_store
 from chextriev.train.backbones import load_backbone, region_extractor
 from chextriev.train.crop_stream import Refusal, crops_in_order
 from chextriev.train.feature_store import FLOAT16_ABSOLUTE_ERROR, FLOAT16_RELATIVE_ERROR
@@ -124,7 +125,7 @@ def die_within_the_second_shard(path, content):
     global written
     written += 1
     if written == 2:
-        path.with_name(f".{path.name}.tmp-{os.getpid()}").write_bytes(content[:100])
+        path.with_name(f".{path.name}.tmp-0123456789abcdef").write_bytes(content[:100])
         os.kill(os.getpid(), signal.SIGKILL)
     path.write_bytes(content)
 feature_store.write_bytes = die_within_the_second_shard
@@ -191,6 +192,77 @@ def test_unusable_radiographs_are_quarantined_with_reasons(own: StudyTable, tmp_
         features.rows([0, 8])
 
 
+def spoil(table: StudyTable, *rows: int) -> dict[int, bytes]:
+    """Cut images short; what they held."""
+    whole = {row: table.image_path(row).read_bytes() for row in rows}
+    for row in rows:
+        table.image_path(row).write_bytes(whole[row][:300])
+    return whole
+
+
+def test_repaired_radiographs_leave_quarantine(own: StudyTable, tmp_path: Path) -> None:
+    out, whole = tmp_path / "out", spoil(own, 1, 3, 12)
+    first = compute_features(own, out, Means(), settings=SETTINGS)
+    own.image_path(3).write_bytes(whole[3])
+    own.image_path(12).write_bytes(whole[12])
+    mended = compute_features(own, out, Means(), settings=SETTINGS)
+    assert [mended.facts[name] for name in ("computed", "reused", "quarantined")] == [2, IMAGES - 2, 1]
+    assert mended.digest != first.digest
+    assert open_features(out).available.tolist() == [row != 1 for row in range(IMAGES)]
+    own.image_path(1).write_bytes(whole[1])
+    compute_features(own, out, Means(), settings=SETTINGS)
+    fresh = compute_features(own, tmp_path / "fresh", Means(), settings=SETTINGS)
+    assert open_features(out).digest == fresh.digest
+
+
+def test_radiographs_refused_again_are_a_plain_reuse(own: StudyTable, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    spoil(own, 1, 12)
+    first = compute_features(own, out, Means(), settings=SETTINGS)
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    again = compute_features(own, out, Means(stop_after=0), settings=SETTINGS)
+    assert (again.digest, again.facts["computed"], again.facts["quarantined"]) == (first.digest, 0, 2)
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_another_reason_is_recorded(own: StudyTable, tmp_path: Path) -> None:
+    spoil(own, 1)
+    first = compute_features(own, tmp_path / "out", Means(), settings=SETTINGS)
+    Image.new("L", (100, 120), 7).save(own.image_path(1))
+    again = compute_features(own, tmp_path / "out", Means(), settings=SETTINGS)
+    assert (again.facts["computed"], again.facts["quarantined"], again.digest == first.digest) == (0, 1, False)
+    assert "1,image-001,EmptyImage" in (tmp_path / "out" / "quarantine.csv").read_text()
+    assert open_features(tmp_path / "out").digest == again.digest
+
+
+@pytest.mark.parametrize("written", range(4))
+def test_a_retry_that_is_interrupted_goes_on(
+    own: StudyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """Stopped before each of its four writes: shard and quarantine, twice."""
+    out, whole = tmp_path / "out", spoil(own, 3, 12)
+    compute_features(own, out, Means(), settings=SETTINGS)
+    for row, content in whole.items():
+        own.image_path(row).write_bytes(content)
+    write, writes = feature_store.write_bytes, []
+
+    def interrupted(path: Path, content: bytes) -> None:
+        if len(writes) == written:
+            raise KeyboardInterrupt
+        writes.append(path)
+        write(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(feature_store, "write_bytes", interrupted)
+        patch.setattr(feature_store, "write_text", lambda path, text: interrupted(path, text.encode()))
+        compute_features(own, out, Means(), settings=SETTINGS)
+    with pytest.raises(NotAnArtifact):
+        open_features(out)
+    resumed = compute_features(own, out, Means(), settings=SETTINGS)
+    assert resumed.facts["quarantined"] == 0
+    assert resumed.digest == compute_features(own, tmp_path / "fresh", Means(), settings=SETTINGS).digest
+
+
 def test_a_data_set_without_any_usable_image_is_refused(own: StudyTable, tmp_path: Path) -> None:
     away = replace(own, image_root=tmp_path / "elsewhere")
     with pytest.raises(
@@ -240,6 +312,20 @@ def test_other_content_at_the_output_is_left_alone(shared: StudyTable, tmp_path:
     with pytest.raises(OutputExists):
         compute_features(shared, shared.image_root / "study", Means(), settings=SETTINGS)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".notes.tmp-123", ".notes.tmp-999999999", ".notes.txt.tmp-0123456789abcdef"])
+def test_hidden_files_of_others_are_left_alone(shared: StudyTable, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputExists):
+        compute_features(shared, tmp_path, Means(), settings=SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_killed_before_its_first_file_is_begun_again(shared: StudyTable, tmp_path: Path) -> None:
+    (tmp_path / ".store.json.tmp-0123456789abcdef").write_text("{")
+    compute_features(shared, tmp_path, Means(), settings=SETTINGS)
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("row", [-1, IMAGES])
