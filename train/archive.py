@@ -30,6 +30,9 @@ POOL_FROM = 2048
 _MAX_BYTES = 64 * 2**20  # real ones have 40 kB; a larger member is refused before it is unpacked
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENCRYPTED = 0x1
+# What zipfile and the file itself say of damage: NotImplementedError is of a version that no zip has, ValueError of
+# names that are no text and of impossible places.
+_ZIP_ERRORS = (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError, OverflowError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,10 @@ def _zip_members(path: Path) -> list[Member]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except _ZIP_ERRORS as error:
         raise TruncatedArchive(f"{path} is not a whole zip file ({error}); fetch it again") from None
+    if any(info.header_offset < 0 for info in infos):
+        raise TruncatedArchive(f"{path} is not a whole zip file (its beginning is missing); fetch it again")
     members = [
         Member(i.filename, i.file_size, i.CRC, i.header_offset, i.compress_size, i.compress_type, i.flag_bits)
         for i in infos
@@ -161,15 +166,23 @@ def _contents(part: SceneGraphArchive) -> Iterator[tuple[Member, bytes | InputEr
         return
     with part.path.open("rb", buffering=2**20) as stream:
         for member in part.members:
-            yield member, _unpack(stream, member, where=f"{part.path.name}: {member.name}")
+            where = f"{part.path.name}: {member.name}"
+            try:
+                content = _unpack(stream, member, where=where)
+            except (OSError, ValueError, OverflowError) as error:
+                raise TruncatedArchive(
+                    f"{where}: cannot be read at byte {member.offset} ({error}); fetch the zip again"
+                ) from None
+            yield member, content
 
 
 def _unpack(stream: BinaryIO, member: Member, *, where: str) -> bytes | InputError:
     """The content of a zip member, checked by size and CRC-32, or what is wrong with it."""
     if member.flags & _ENCRYPTED or member.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return UnreadableSceneGraph(f"{where}: encrypted or compressed by method {member.method}; deflate is needed")
-    if member.size > _MAX_BYTES:
-        return UnreadableSceneGraph(f"{where}: {member.size} bytes; at most {_MAX_BYTES} are read")
+    if max(member.size, member.packed) > _MAX_BYTES:
+        size = max(member.size, member.packed)
+        return UnreadableSceneGraph(f"{where}: {size} bytes; at most {_MAX_BYTES} are read")
     stream.seek(member.offset)
     try:
         signature, name_length, extra_length = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))

@@ -120,6 +120,39 @@ def test_a_truncated_zip_is_named(tmp_path: Path, share: float) -> None:
         open_archive(path)
 
 
+def test_a_zip_whose_places_lie_before_the_file_is_named(tmp_path: Path) -> None:
+    """zipfile takes a directory that begins late for bytes that are missing at the front."""
+    path = many(tmp_path, 3)
+    content = bytearray(path.read_bytes())
+    place = slice(content.index(b"PK\x05\x06") + 16, content.index(b"PK\x05\x06") + 20)
+    content[place] = (int.from_bytes(content[place], "little") + 9).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(TruncatedArchive, match=r"scene_graph\.zip is not a whole zip file"):
+        open_archive(path)
+
+
+def test_a_damaged_directory_of_a_zip_gives_our_errors_only(tmp_path: Path) -> None:
+    """One to three bytes changed, in the directory, the headers or the content: named, refused alone, or harmless."""
+    rng = np.random.default_rng(0)
+    whole = np.frombuffer(many(tmp_path, 4).read_bytes(), np.uint8)
+    directory = whole.tobytes().index(b"PK\x01\x02")
+    path = tmp_path / "damaged.zip"
+    truncated = refused = 0
+    for case in range(300):
+        content = whole.copy()
+        places = rng.integers(0 if case % 4 == 0 else directory, len(whole), rng.integers(1, 4))
+        content[places] = rng.choice([0, 0x7F, 0x80, 0xFF, *rng.integers(0, 256, 4)], len(places))
+        path.write_bytes(content.tobytes())
+        try:
+            refused += sum(len(batch.refused) for batch in open_archive(path).batches(workers=1))
+        except TruncatedArchive:
+            truncated += 1
+        except MissingFile:
+            continue
+    assert truncated > 30
+    assert refused > 30
+
+
 def test_an_archive_of_something_else_is_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("a.txt", "")
