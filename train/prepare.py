@@ -13,6 +13,7 @@ from chextriev.optional import require
 from chextriev.study_table import KIND, QUARANTINE_FILE, SPLITS, STUDY_FILE, StudyTable, write_study_parquet
 from chextriev.train.image_files import images_digest
 from chextriev.train.mimic_layout import SILVER, SPLIT_CSV, find_mimic
+from chextriev.train.phantom.dataset import is_phantom
 from chextriev.train.plain_table import find_plain
 from chextriev.train.quarantine import Quarantine
 from chextriev.train.study_source import PrepareSettings, Reading, StudySource
@@ -36,6 +37,11 @@ class Prepared:
         facts = self.manifest.facts
         keys = ("layout", "kept", "splits", "quarantined", "positives", "remarks")
         return {"directory": str(self.directory), "reused": self.reused, **{key: facts[key] for key in keys}}
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the radiographs are generated: the first of the table says so itself, wherever it lies."""
+        return bool(self.manifest.facts["synthetic"])
 
     @property
     def counts(self) -> str:
@@ -136,6 +142,7 @@ def _facts(reading: Reading, quarantine: Quarantine) -> dict[str, Any]:
     splits: dict[str, int] = {split: int((table.split == split).sum()) for split in SPLITS}
     positives = (table.image_findings == 1).sum(axis=0)
     return {
+        "synthetic": is_phantom(table.image_path(0)),
         "kept": len(table),
         "patients": len(set(table.patient_id)),
         "splits": splits,

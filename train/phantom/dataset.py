@@ -25,7 +25,7 @@ from chextriev.train.phantom.exposure import draw_radiograph
 from chextriev.train.phantom.scene_graph import write_member
 
 KIND = "phantom data set"
-DRAWING = 1
+DRAWING = 2
 """Version of the drawing: raised whenever the same seed would give other pictures or findings."""
 
 MIMIC = Path("mimic-cxr-jpg/2.0.0")
@@ -86,6 +86,15 @@ def write_phantoms(out: Path, *, patients: int, seed: int) -> PhantomSummary:
 def phantom_recipe(*, patients: int, seed: int) -> Recipe:
     """What a phantom data set depends on."""
     return Recipe({"patients": patients, "seed": seed, "drawing": DRAWING})
+
+
+def is_phantom(image: Path) -> bool:
+    """Whether an image file says of itself, in its comment, that it is a phantom; false if it cannot be read."""
+    try:
+        with Image.open(image, formats=("JPEG",)) as opened:
+            return opened.info.get("comment") == SYNTHETIC.encode()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def _write_images(root: Path, patients: int, seed: int) -> list[Case]:
