@@ -74,8 +74,10 @@ class RegionBoxes:
             raise InvalidBox(f"{where}: each box is four numbers, x1, y1, x2, y2 in pixels") from None
 
     def check_inside(self, width: int, height: int, *, where: str) -> None:
-        """Raise BoxOutside if a box does not touch an image of this size in pixels."""
-        x1, y1, x2, y2 = self.xyxy.T
+        """Raise BoxOutside if no pixel of an image of this size lies in a box's crop, cut at whole pixels."""
+        from chextriev.preprocess import integer_corners  # that module imports this one
+
+        x1, y1, x2, y2 = integer_corners(self).T
         outside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
         if outside.any():
             region = tuple(Region)[int(np.flatnonzero(outside)[0])]

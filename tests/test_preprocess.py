@@ -1,6 +1,7 @@
 """Our crop and resize is the published one, within the stated tolerance."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from chextriev.anatomy import N_REGIONS
-from chextriev.errors import InvalidSetting
+from chextriev.errors import BoxOutside, InvalidSetting
 from chextriev.preprocess import TOLERANCE_GREY_LEVELS, CropSpec, integer_corners, region_crops
 from chextriev.radiograph import RegionBoxes, read_pixels
 
@@ -80,6 +81,28 @@ def test_corners_are_the_nearest_integers_and_never_empty() -> None:
     assert corners[0].tolist() == [1, 2, 9, 10]
     assert corners[1].tolist() == [0, -1, 3, 4]
     assert corners[2].tolist() == [5, 5, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("box", "touches"),
+    [
+        ([99.6, 0, 120, 50], False),
+        ([0, 79.5, 50, 90], False),
+        ([-9, 0, 0.4, 50], False),
+        ([0, -9, 50, 0.49], False),
+        ([99.4, 0, 120, 50], True),
+        ([0, 79.4, 50, 79.45], True),
+        ([-9, 0, 0.5, 50], True),
+    ],
+)
+def test_a_box_touches_the_image_if_its_crop_does(box: list[float], touches: bool) -> None:
+    """An image of 100 x 80 pixels, all white: a box is accepted if, and only if, its crop is not black."""
+    rows = np.tile(np.float32([3, 4, 40, 30]), (N_REGIONS, 1))
+    rows[5] = box
+    boxes = RegionBoxes(rows)
+    assert bool(region_crops(np.full((80, 100), 255, np.uint8), boxes)[5].any()) == touches
+    with nullcontext() if touches else pytest.raises(BoxOutside, match=r"the image of 100 x 80 pixels"):
+        boxes.check_inside(100, 80, where="image x")
 
 
 def test_crops_have_the_size_asked_for() -> None:
