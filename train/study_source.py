@@ -96,9 +96,9 @@ def any_over_regions(region_findings: npt.NDArray[np.int8]) -> npt.NDArray[np.in
 def reading_of(rows: Screen, image_root: Path, *, remarks: Iterable[str]) -> Reading:
     """The table of the rows that are left, from their columns of the same names; and, if seen, `bytes` of the files."""
     names = {field.name for field in fields(StudyTable)} - {"image_root", "digest"}
-    columns = {name: rows[name] for name in names}
-    sizes = {name: rows[name].astype(np.int32) for name in ("width", "height")}  # read as float64, for blanks
-    table = StudyTable(**{**columns, **sizes}, image_root=image_root)
+    columns: dict[str, Any] = {name: rows[name] for name in names}
+    columns |= {name: rows[name].astype(np.int32) for name in ("width", "height")}  # read as float64, for blanks
+    table = StudyTable(**columns, image_root=image_root)
     images = digest_of_sizes(rows["path"], rows["bytes"]) if "bytes" in rows.columns else None
     return Reading(table, tuple(remarks), images)
 
