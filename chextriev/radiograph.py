@@ -1,7 +1,7 @@
 """A radiograph and the boxes of its 18 regions, checked when they are made."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -193,8 +193,3 @@ def _as_text(box: Iterable[float]) -> str:
 def _reason(error: Exception) -> str:
     """The error's own words without the path, which the caller has named already."""
     return str(getattr(error, "strerror", None) or error).split(":", maxsplit=1)[0]
-
-
-def as_mapping(boxes: RegionBoxes) -> Mapping[str, list[float]]:
-    """The boxes as `{region name: [x1, y1, x2, y2]}`, the JSON form that `read_boxes` reads."""
-    return {region.label: [float(corner) for corner in boxes.xyxy[region]] for region in Region}

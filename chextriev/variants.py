@@ -16,7 +16,8 @@ class VariantSpec:
     graph: relate the regions with graph-transformer layers (V0 does not).
     adjacency: which regions the two-row adjacency embedding links; it biases attention and never masks it.
     positions: add a learned vector to each region.
-    edges: "none", or a vector for each ordered pair of regions: "fixed" as in the published code, or "learned".
+    edges: "none", or a vector for each ordered pair of regions: "learned", or "fixed" at its initial value as in the
+    published code.
     residual: gate towards the projected features ("global") or the previous layer ("local").
     loss: binary cross-entropy on image findings, or on region findings.
     """
@@ -94,3 +95,22 @@ def find_variant(name: str) -> VariantSpec:
     if name not in VARIANTS:
         raise UnknownVariant(name, VARIANTS)
     return VARIANTS[name]
+
+
+def new_variant(settings: dict[str, Any]) -> VariantSpec:
+    """A variant of one's own: a name, `base` (a published variant to start from, optional) and what differs.
+
+    A published name with other settings is refused, so that no result stands under a name that is not its own.
+    """
+    own = dict(settings)
+    base = own.pop("base", None)
+    if not isinstance(own.get("name"), str):
+        raise InvalidSetting(f"a variant of your own needs a name; got {', '.join(map(str, settings)) or 'nothing'}")
+    start = find_variant(base).as_dict() if base is not None else {}
+    spec = VariantSpec.from_dict({**start, **own})
+    if VARIANTS.get(spec.name, spec) != spec:
+        raise InvalidSetting(
+            f"{spec.name!r} is a published variant and these settings are not its own; give yours another name"
+            f" (name: my-variant, base: {spec.name}, ...)"
+        )
+    return spec

@@ -11,7 +11,7 @@ Row = tuple[str, Evaluation]
 
 def render_comparison(rows: Sequence[Row]) -> str:
     """A Markdown table: a line for each metric and k, a column for each system with its interval, and chance."""
-    labels = [f"{label} (95% interval)" for label, _ in rows]
+    labels = [f"{label} ({evaluation.protocol.interval.level:.0%} interval)" for label, evaluation in rows]
     head = ["macro over findings", *labels, "chance"]
     lines = [_line(head), _line(["---"] * len(head))]
     for k in rows[0][1].protocol.ks:

@@ -17,6 +17,9 @@ from chextriev.eval.protocol import Protocol
 from chextriev.optional import require
 
 KIND = "evaluation"
+METHOD = 2
+"""Part of every evaluation's recipe; raise it when the same embeddings begin to give other numbers."""
+
 JSON_FILE = "evaluation.json"
 MARKDOWN_FILE = "evaluation.md"
 NEIGHBOURS_FILE = "neighbours.parquet"
@@ -24,7 +27,7 @@ NEIGHBOURS_FILE = "neighbours.parquet"
 
 def recipe_of(protocol: Protocol, *, split: str, embeddings: str, encoder: str) -> Recipe:
     """What an evaluation is made of; the digests are of its embeddings and of their encoder."""
-    settings = {"protocol": protocol.as_dict(), "split": split}
+    settings = {"protocol": protocol.as_dict(), "split": split, "method": METHOD}
     return Recipe(settings, {"embeddings": embeddings, "encoder": encoder})
 
 

@@ -1,4 +1,4 @@
-"""How fast an encoder is: the published eager pipeline against the exported engines, in one run."""
+"""How fast an encoder is: eager PyTorch against the exported engines, in one run."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

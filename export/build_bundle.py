@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from chextriev.anatomy import N_FINDINGS, N_REGIONS
-from chextriev.artifacts import Recipe, file_digest, find_current, open_artifact, publishing, seal
+from chextriev.artifacts import Recipe, file_digest, find_current, publishing, seal
 from chextriev.bundle import (
     BACKBONE_FILE,
     CARD_FILE,
@@ -27,9 +27,11 @@ from chextriev.export.runners import open_session
 from chextriev.export.to_onnx import write_onnx
 from chextriev.preprocess import CropSpec
 from chextriev.train.backbones import Backbone, load_backbone, region_extractor
-from chextriev.train.fit import BEST_CHECKPOINT
-from chextriev.train.fit import KIND as RUN_KIND
 from chextriev.train.region_encoder import EncoderOutput
+from chextriev.train.run_files import open_run
+
+METHOD = 2
+"""Part of every bundle's recipe; raise it when the same checkpoint begins to give other engines."""
 
 PARITY_LIMIT = 1e-4
 """Largest max|engine - PyTorch| / max|PyTorch| of a float32 engine; about 2e-6 is usual."""
@@ -43,10 +45,8 @@ def build_bundle(
     weights: where the backbone's weights come from, as for `chextriev data features`. OtherBackbone if they are not
     those that the encoder was trained on; EngineDiffers if an engine strays from PyTorch; nothing is written then.
     """
-    path, facts = _locate(Path(checkpoint))
-    if not path.is_file():
-        raise UnreadableCheckpoint(f"there is no checkpoint {path}; give a training run or a .ckpt file")
-    recipe = Recipe({"format": "onnx-fp32"}, {"checkpoint": file_digest(path)})
+    path, facts, parents = _locate(Path(checkpoint))
+    recipe = Recipe({"format": "onnx-fp32", "method": METHOD}, parents)
     if find_current(Path(out), KIND, recipe) is not None:
         return open_bundle(out), True
     trained = load_checkpoint(path)
@@ -103,15 +103,22 @@ def relative_difference(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) 
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 
-def _locate(path: Path) -> tuple[Path, Mapping[str, Any]]:
-    """The checkpoint file and, for a run directory, what was measured in training."""
+def _locate(path: Path) -> tuple[Path, Mapping[str, Any], dict[str, str]]:
+    """The checkpoint file; for a run directory also what was measured in training; and the recipe's parent."""
     if path.is_dir():
-        return path / BEST_CHECKPOINT, open_artifact(path, RUN_KIND).facts
-    return path, {}
+        best, manifest = open_run(path)
+        return best, manifest.facts, {"training run": manifest.digest}
+    if not path.is_file():
+        raise UnreadableCheckpoint(f"there is no checkpoint {path}; give a training run or a .ckpt file")
+    return path, {}, {"checkpoint": file_digest(path)}
 
 
 def _matching_backbone(trained: TrainedEncoder, weights: str | Path | None) -> Backbone:
     name, digest = trained.provenance["backbone"], trained.provenance["backbone_digest"]
+    if trained.provenance["crops_digest"] != CropSpec().digest:
+        raise OtherBackbone(
+            "the encoder was trained on crops of another preprocessing; compute features and train again"
+        )
     backbone = load_backbone(name, weights=weights)
     if backbone.digest != digest:
         raise OtherBackbone(

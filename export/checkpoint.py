@@ -11,6 +11,9 @@ from chextriev.variants import VariantSpec
 _PREFIX = "encoder."
 
 
+PROVENANCE = ("backbone", "backbone_digest", "crops_digest", "features_digest", "table_digest")
+
+
 @dataclass(frozen=True)
 class TrainedEncoder:
     """An encoder with its weights, and the digests of what it was trained on."""
@@ -35,6 +38,7 @@ def load_checkpoint(path: str | Path) -> TrainedEncoder:
         encoder = RegionEncoder(spec, settings["feature_width"])
         weights = {name.removeprefix(_PREFIX): tensor for name, tensor in content["state_dict"].items()}
         encoder.load_state_dict(weights)
+        provenance = {key: str(settings["provenance"][key]) for key in PROVENANCE}
     except (KeyError, TypeError, RuntimeError, ChextrievError) as error:
         raise UnreadableCheckpoint(f"{path} is not a checkpoint of `chextriev train fit`: {error}") from error
-    return TrainedEncoder(encoder.eval(), settings["feature_width"], dict(settings["provenance"]))
+    return TrainedEncoder(encoder.eval(), settings["feature_width"], provenance)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from chextriev.train.backbones import Backbone
 
 BATCH = 8
-"""Radiographs encoded at once: 144 crops keep two cores busy within 100 MB of activations a layer."""
+"""Radiographs encoded at once: 144 crops."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -100,14 +100,22 @@ class CudaOnnxEncoder(OnnxEncoder):
 def open_session(model: Path | bytes, device: str = "cpu") -> Any:
     """An ONNX Runtime session on "cpu" or "cuda"; MissingDependency where this ONNX Runtime has no CUDA."""
     onnxruntime = require("onnxruntime", extra="export")
+    named = "the model" if isinstance(model, bytes) else str(model)
+    faults = onnxruntime.capi.onnxruntime_pybind11_state
     provider = PROVIDERS[device]
     if provider not in onnxruntime.get_available_providers():
         raise MissingDependency(f"this ONNX Runtime cannot use {device}; run: pip install 'chextriev[gpu-export]'")
     try:
         source = model if isinstance(model, bytes) else str(model)
         return onnxruntime.InferenceSession(source, providers=[provider])
-    except onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException as error:
-        raise DamagedArtifact(f"{model!s:.80} is not an engine that ONNX Runtime can open") from error
+    except (
+        faults.Fail,
+        faults.InvalidProtobuf,
+        faults.InvalidGraph,
+        faults.InvalidArgument,
+        faults.RuntimeException,
+    ) as error:
+        raise DamagedArtifact(f"{named} is not an engine that ONNX Runtime can open") from error
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -31,3 +32,20 @@ def write_onnx(module: nn.Module, sample: Tensor, path: Path, *, inputs: str, ou
             dynamic_shapes=({0: torch.export.Dim("rows", min=1)},),
             verbose=False,
         )
+    _forget_sources(path)
+
+
+def _forget_sources(path: Path) -> None:
+    """Drop what the exporter notes of source files: paths of this machine, on which a digest must not depend."""
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    for part in (model.graph, *model.functions):
+        part.doc_string = ""
+        del part.metadata_props[:]
+        for item in (*part.node, *part.value_info):
+            item.doc_string = ""
+            del item.metadata_props[:]
+    for item in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    onnx.save(model, path)

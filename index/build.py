@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from chextriev.artifacts import Manifest, Recipe, digest_of, publishing, seal
+from chextriev.artifacts import Manifest, Recipe, digest_of, find_current, publishing, seal
 from chextriev.embedding_set import IDS_FILE, EmbeddingSet, read_embeddings, write_ids
 from chextriev.errors import DuplicateImage, EmptySplit
 from chextriev.index.exact import Rows, exact_search
@@ -46,6 +46,14 @@ def build_index(embeddings: EmbeddingSet | str | Path, out: str | Path, *, spec:
         built.save(scratch / INDEX_FILE)
         write_ids(source, scratch / IDS_FILE)
         return seal(scratch, KIND, recipe, facts)
+
+
+def build_or_reuse(
+    embeddings: EmbeddingSet, out: str | Path, *, spec: IndexSpec | None = None
+) -> tuple[Manifest, bool]:
+    """`build_index`, unless `out` holds the index of the same recipe already; and whether it did."""
+    current = find_current(Path(out), KIND, index_recipe(embeddings, spec))
+    return (current, True) if current is not None else (build_index(embeddings, out, spec=spec), False)
 
 
 def index_recipe(embeddings: EmbeddingSet, spec: IndexSpec | None = None) -> Recipe:

@@ -123,7 +123,8 @@ class Index:
         for name, ids in (("image_ids", image_ids), ("patient_ids", patient_ids)):
             if ids is not None and len(ids) != count:
                 raise CountMismatch(f"{len(ids)} {name} beside {count} queries; give one to each, None where unknown")
-        images, patients = image_ids or [None] * count, patient_ids or [None] * count
+        images = [None] * count if image_ids is None else image_ids
+        patients = [None] * count if patient_ids is None else patient_ids
         rows = np.array([self._row_of.get(image, -1) for image in images], np.int64)
         known = [self._code_of.get(patient, _NOBODY) for patient in patients]
         looked_up = np.where(rows >= 0, self._patients[rows], _NOBODY)

@@ -62,10 +62,8 @@ class IndexSpec:
 def choose_spec(n: int, width: int) -> IndexSpec:
     """Exact below 20,000 vectors, else inverted lists with 4-bit product codes and re-ranking in half precision.
 
-    About 2 sqrt(n) lists of which one in eight (at least 32) are searched, and a code for every 4 dimensions. On
-    50,000 x 256 vectors around 2,048 centres this finds .999 of the ten nearest at a spread within the centres of 0.6,
-    .98 at 1.0, where the lists missed are what is lost: one in 32 finds .96. (`chextriev bench index` measures it.)
-    Product codes without re-ranking found .40 of 237,000, however many lists were searched.
+    About 2 sqrt(n) lists of which one in eight (at least 32) are searched, and a code for every 4 dimensions.
+    `chextriev bench index` measures `ann_recall@10` and speed of this choice. Product codes alone lose too much.
     """
     parts = _code_parts(width)
     if n < EXACT_BELOW or parts is None:

@@ -74,3 +74,8 @@ def _picture(rng: np.random.Generator, opaque: bool) -> npt.NDArray[np.uint8]:
     pixels = rng.normal(110, 12, (HEIGHT, WIDTH))
     pixels[20:90, 10:40] += 90 if opaque else -60
     return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def as_mapping(boxes: RegionBoxes) -> dict[str, list[float]]:
+    """The JSON form of boxes."""
+    return {region.label: boxes.xyxy[region].tolist() for region in Region}

@@ -1,14 +1,18 @@
 """Decode and crop radiographs in threads ahead of the consumer, in order and in bounded memory."""
 
+import csv
+import io
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from chextriev.artifacts import write_text
 from chextriev.errors import BoxError, ImageError, InvalidSetting, InvalidValue
 from chextriev.preprocess import CropSpec, region_crops
 from chextriev.radiograph import read_pixels
@@ -47,6 +51,15 @@ class Refusal:
     image_id: str
     reason: str
     detail: str
+
+
+def write_refusals(refusals: Sequence[Refusal], path: Path) -> None:
+    """Write a quarantine list, one line a radiograph, so that readers see the old or the new one."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([column.name for column in fields(Refusal)])
+    writer.writerows(astuple(refusal) for refusal in refusals)
+    write_text(path, text.getvalue())
 
 
 Crops = npt.NDArray[np.uint8]  # [18, size, size]

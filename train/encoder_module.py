@@ -1,7 +1,8 @@
 """The Lightning module that fits V0 to V6 on region features."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -11,16 +12,27 @@ from chextriev.train.feature_data import Batch, FeatureData
 from chextriev.train.losses import finding_loss
 from chextriev.train.region_encoder import EncoderOutput, RegionEncoder
 from chextriev.train.validation import mean_auroc, retrieval_precision
-from chextriev.variants import VariantSpec, find_variant
+from chextriev.variants import find_variant, new_variant
 
 SCHEDULE_FACTOR, SCHEDULE_PATIENCE = 0.1, 4
+
+
+class Validated(NamedTuple):
+    """What validation keeps of a batch, on the CPU: outputs, findings and rows of the study table."""
+
+    embedding: Tensor
+    finding_logits: Tensor
+    region_logits: Tensor
+    image_findings: Tensor
+    region_findings: Tensor
+    row: Tensor
 
 
 class EncoderModule(pl.LightningModule):
     """Train a variant as published: Adam, the rate cut where the validation loss stands still.
 
     Args:
-        variant: name of a published variant, or the settings of a new one.
+        variant: name of a published variant, or the settings of a new one (`base` names the one it starts from).
         feature_width: width of a region's backbone feature (taken from the data).
         learning_rate: of Adam.
         provenance: digests of the data (taken from the data).
@@ -34,7 +46,7 @@ class EncoderModule(pl.LightningModule):
         provenance: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        spec = find_variant(variant) if isinstance(variant, str) else VariantSpec.from_dict(variant)
+        spec = find_variant(variant) if isinstance(variant, str) else new_variant(variant)
         self.spec, self.learning_rate = spec, learning_rate
         self.save_hyperparameters(
             {
@@ -45,7 +57,7 @@ class EncoderModule(pl.LightningModule):
             }
         )
         self.encoder = RegionEncoder(spec, feature_width)
-        self._validated: list[tuple[Batch, EncoderOutput]] = []
+        self._validated: list[Validated] = []
 
     def setup(self, stage: str) -> None:
         """Compute the adjacency, where the variant has one, from the train split alone; checkpoints carry it."""
@@ -60,26 +72,25 @@ class EncoderModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss of one batch."""
-        loss = self._loss(batch, self(batch.features))
+        loss = finding_loss(self(batch.features), batch.image_findings, batch.region_findings, self.spec.loss)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.row))
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Keep the outputs: the metrics are of the whole split, not means of batches."""
+        """Keep what the metrics need: they are of the whole split, not means of batches."""
         output = self(batch.features)
-        self.log("val_loss", self._loss(batch, output), prog_bar=True, batch_size=len(batch.row))
-        self._validated.append((batch, output))
+        kept = (output.embedding, output.finding_logits, output.region_logits, *batch[1:])
+        self._validated.append(Validated(*(tensor.float().cpu() for tensor in kept)))
 
     def on_validation_epoch_end(self) -> None:
-        """AUROC of the findings and retrieval precision of the deployed embedding, over the split."""
-        batches, outputs = zip(*self._validated, strict=True)
+        """Loss, AUROC of the findings and retrieval precision of the deployed embedding, over the split."""
+        split = Validated(*(torch.cat(column) for column in zip(*self._validated, strict=True)))
         self._validated.clear()
-        findings = torch.cat([batch.image_findings for batch in batches]).cpu().numpy()
-        patients = self._data.table.patient_id[torch.cat([batch.row for batch in batches]).cpu().numpy()]
-        logits = torch.cat([output.finding_logits for output in outputs]).float().cpu()
-        vectors = torch.cat([output.embedding for output in outputs]).float().cpu()
-        self.log("val_auroc", mean_auroc(logits, findings), prog_bar=True)
-        self.log("val_precision_at_5", retrieval_precision(vectors, findings, patients, k=5), prog_bar=True)
+        findings = split.image_findings.numpy().astype(np.int8)
+        patients = self._data.table.patient_id[split.row.long().numpy()]
+        self.log("val_loss", finding_loss(split, split.image_findings, split.region_findings, self.spec.loss))
+        self.log("val_auroc", mean_auroc(split.finding_logits, findings), prog_bar=True)
+        self.log("val_precision_at_5", retrieval_precision(split.embedding, findings, patients, k=5), prog_bar=True)
 
     def test_step(self, batch: Batch, index: int) -> None:
         """As validation."""
@@ -89,10 +100,6 @@ class EncoderModule(pl.LightningModule):
         """As validation."""
         self.on_validation_epoch_end()
 
-    def predict_step(self, batch: Batch, _: int) -> EncoderOutput:
-        """Outputs of one batch."""
-        return self.forward(batch.features)
-
     def configure_optimizers(self) -> Any:
         """Adam and the plateau schedule."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -101,9 +108,6 @@ class EncoderModule(pl.LightningModule):
             optimizer, factor=SCHEDULE_FACTOR, patience=SCHEDULE_PATIENCE
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
-
-    def _loss(self, batch: Batch, output: EncoderOutput) -> Tensor:
-        return finding_loss(output, batch.image_findings, batch.region_findings, self.spec.loss)
 
     @property
     def _data(self) -> FeatureData:

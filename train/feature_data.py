@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from chextriev.errors import DigestMismatch, EmptySplit, InvalidSetting
 from chextriev.study_table import SPLITS, StudyTable, read_study_table
@@ -44,20 +44,27 @@ class FeatureDataset(Dataset[Batch]):
         )
 
 
-class EpochShuffle(Sampler[int]):
-    """A permutation that depends on seed and epoch alone, so that a resumed run sees what an unbroken one would."""
+class Batches(Sampler[list[int]]):
+    """Positions of each batch, in order or shuffled.
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+    The shuffled order depends on seed and epoch alone, so that a resumed run sees what an unbroken one would.
+    """
+
+    def __init__(self, length: int, size: int, *, seed: int | None = None) -> None:
+        self.length, self.size, self.seed, self.epoch = length, size, seed, 0
 
     def __len__(self) -> int:
-        return self.length
+        return -(-self.length // self.size)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.length).tolist())
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.length)
+        if self.seed is not None:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        for start in range(0, self.length, self.size):
+            yield order[start : start + self.size].tolist()
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Called by Lightning before each epoch, on the loader's sampler."""
         self.epoch = epoch
 
 
@@ -105,23 +112,15 @@ class FeatureData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the train split."""
-        rows = self._rows("train")
-        return self._loader(rows, EpochShuffle(len(rows), self.seed))
+        return self._loader("train", seed=self.seed)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validate split, in table order."""
-        return self._in_order("validate")
+        return self._loader("validate")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test split, in table order."""
-        return self._in_order("test")
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """Every radiograph that has features, in table order."""
-        return self._loader(np.flatnonzero(self.features.available), None)
-
-    def _in_order(self, split: str) -> DataLoader[Batch]:
-        return self._loader(self._rows(split), None)
+        return self._loader("test")
 
     def _rows(self, split: str) -> npt.NDArray[np.int64]:
         rows = np.flatnonzero((self.table.split == split) & self.features.available)
@@ -130,7 +129,7 @@ class FeatureData(pl.LightningDataModule):
             raise EmptySplit(f"no radiograph with features in split {split!r} (the study table has {counts})")
         return rows
 
-    def _loader(self, rows: npt.NDArray[np.int64], order: Sampler[int] | None) -> DataLoader[Batch]:
-        dataset = FeatureDataset(self.table, self.features, rows)
-        batches = BatchSampler(order or range(len(rows)), self.batch_size, drop_last=False)
-        return DataLoader(dataset, sampler=batches, batch_size=None)
+    def _loader(self, split: str, *, seed: int | None = None) -> DataLoader[Batch]:
+        rows = self._rows(split)
+        batches = Batches(len(rows), self.batch_size, seed=seed)
+        return DataLoader(FeatureDataset(self.table, self.features, rows), sampler=batches, batch_size=None)

@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from chextriev.errors import (
     OutputExists,
     UnreadableImage,
 )
-from chextriev.train.crop_stream import Refusal
+from chextriev.train.crop_stream import Refusal, write_refusals
 
 KIND = "region features"
 STORE_FILE = "store.json"
@@ -164,11 +164,7 @@ class StoreWriter:
         return self.key.shards
 
     def _write_quarantine(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([column.name for column in fields(Refusal)])
-        writer.writerows(astuple(refusal) for refusal in self.refusals)
-        write_text(self.directory / QUARANTINE_FILE, text.getvalue())
+        write_refusals(self.refusals, self.directory / QUARANTINE_FILE)
 
 
 class RegionFeatures:

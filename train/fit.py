@@ -1,8 +1,8 @@
 """`chextriev train`: Lightning's command line around our module and data, writing a run that is complete or not.
 
-A run is an artefact of kind "training run": `best.ckpt` (by validation AUROC), `last.ckpt`, `config.yaml`, TensorBoard
-events and a manifest that is written when training ends. An interrupted run has no manifest; the same command goes on
-from its `last.ckpt`.
+A run is an artefact of kind "training run": `best.ckpt` (by validation AUROC) and, outside its digest because they name
+places and times, `last.ckpt`, `config.yaml` and TensorBoard events. The manifest is written when training ends. An
+interrupted run has none; the same command goes on from its `last.ckpt`, which is written at the end of every epoch.
 """
 
 import json
@@ -19,14 +19,17 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from chextriev.artifacts import Manifest, Recipe, digest_of, find_current, read_manifest, seal, write_text
-from chextriev.errors import OutputExists
+from chextriev.artifacts import Manifest, Recipe, digest_of, find_current, seal, write_text
+from chextriev.errors import NotAnArtifact, OutputExists
 from chextriev.train.encoder_module import EncoderModule
 from chextriev.train.feature_data import FeatureData
+from chextriev.train.run_files import BEST_CHECKPOINT, KIND, LAST_CHECKPOINT
+from chextriev.train.torch_files import load_plain
 
-KIND = "training run"
-BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
 RECIPE_FILE = "recipe.json"
+METHOD = 2
+"""Part of every run's recipe; raise it when the same settings and data begin to give other weights."""
+
 _PLACES = (  # where things are and how they are shown: no part of a run's identity
     *("config", "out", "ckpt_path", "weights_only", "data.features", "data.table", "best.dirpath"),
     *("trainer.default_root_dir", "trainer.logger", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
@@ -41,7 +44,7 @@ _EXPECTED_WARNINGS = (
 
 
 class TrainCommand(LightningCLI):
-    """fit, validate, test and predict, with `--out RUN` for fit."""
+    """fit, validate and test; `--out` names the run."""
 
     manifest: Manifest
     reused = False
@@ -58,11 +61,12 @@ class TrainCommand(LightningCLI):
         parser.link_arguments("data.provenance", "model.provenance", apply_on="instantiate")
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """TensorBoard beside the checkpoints unless the configuration names another logger."""
+        """TensorBoard beside the checkpoints unless the configuration names another logger; only fit logs."""
         config = self._get(self.config_init, "trainer")
-        out = self._get(self.config_init, "out")
-        if config["logger"] in (None, True):
-            options["logger"] = TensorBoardLogger(out, name="", version="")
+        if self.subcommand != "fit":
+            options["logger"] = False
+        elif config["logger"] in (None, True):
+            options["logger"] = TensorBoardLogger(self._get(self.config_init, "out"), name="", version="")
         return super().instantiate_trainer(**options)
 
     def fit(self, model: LightningModule, **options: Any) -> None:
@@ -73,10 +77,27 @@ class TrainCommand(LightningCLI):
             self.manifest, self.reused = current, True
             return
         unfinished = _claim(out, recipe)
-        last = ModelCheckpoint(dirpath=out, filename="last", enable_version_counter=False)
+        # At the end of an epoch, never within one: a loader cannot go on in the middle of its order.
+        last = ModelCheckpoint(dirpath=out, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
         self.trainer.callbacks.append(last)  # type: ignore[attr-defined]
+        self.parser.save(self.config, str(out / "config.yaml"), overwrite=True, multifile=False)
         self.trainer.fit(model, **{**options, "ckpt_path": unfinished})
-        self.manifest = seal(out, KIND, recipe, self._facts())
+        if not (out / BEST_CHECKPOINT).is_file():
+            raise NotAnArtifact(f"{out}: training ended without a validated checkpoint, so the run is not complete")
+        self.manifest = seal(out, KIND, recipe, self._facts(), names=[BEST_CHECKPOINT])
+
+    def validate(self, model: LightningModule, **options: Any) -> None:
+        """Measure the run's best checkpoint, or `--ckpt_path`, on the validate split."""
+        self.trainer.validate(model, **self._with_checkpoint(options))
+
+    def test(self, model: LightningModule, **options: Any) -> None:
+        """Measure the run's best checkpoint, or `--ckpt_path`, on the test split."""
+        self.trainer.test(model, **self._with_checkpoint(options))
+
+    def _with_checkpoint(self, options: dict[str, Any]) -> dict[str, Any]:
+        path = options.get("ckpt_path") or Path(self._get(self.config, "out")) / BEST_CHECKPOINT
+        load_plain(Path(path))
+        return {**options, "ckpt_path": str(path)}
 
     def _recipe(self) -> Recipe:
         settings = json.loads(self.parser.dump(self.config, format="json"))[self.subcommand]
@@ -85,7 +106,7 @@ class TrainCommand(LightningCLI):
             (settings[group[0]] if group else settings).pop(name, None)
         provenance = self.datamodule.provenance
         parents = {"region features": provenance["features_digest"], "study table": provenance["table_digest"]}
-        return Recipe(settings, parents)
+        return Recipe({"method": METHOD, **settings}, parents)
 
     def _facts(self) -> dict[str, Any]:
         callbacks = [item for item in self.trainer.callbacks if isinstance(item, ModelCheckpoint)]  # type: ignore[attr-defined]
@@ -111,7 +132,7 @@ _CALLBACKS = {
 
 
 def run_train(arguments: Sequence[str]) -> TrainCommand:
-    """Run `fit`, `validate`, `test` or `predict` with Lightning's arguments."""
+    """Run `fit`, `validate` or `test` with Lightning's arguments."""
     handler = signal.getsignal(signal.SIGINT)
     for name in ("pytorch_lightning", "lightning_fabric"):  # the hardware it did not find, and advertisements
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -126,7 +147,7 @@ def run_train(arguments: Sequence[str]) -> TrainCommand:
                 args=list(arguments),
                 seed_everything_default=0,
                 trainer_defaults={"enable_progress_bar": sys.stderr.isatty()},
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=None,
             )
         except SystemExit as stop:
             if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
@@ -136,22 +157,19 @@ def run_train(arguments: Sequence[str]) -> TrainCommand:
             signal.signal(signal.SIGINT, handler)
 
 
-def open_run(directory: str | Path) -> tuple[Path, Manifest]:
-    """The best checkpoint of a complete run and its manifest."""
-    manifest = read_manifest(Path(directory), KIND)
-    return Path(directory) / BEST_CHECKPOINT, manifest
-
-
 def _claim(out: Path, recipe: Recipe) -> str | None:
     """Prepare `out` for this recipe; the checkpoint to go on from if it holds an interrupted run of the same recipe."""
     stated = out / RECIPE_FILE
-    digest = digest_of({"settings": recipe.settings, "parents": recipe.parents})
-    same = stated.is_file() and json.loads(stated.read_text())["digest"] == digest
-    if not same and out.exists() and any(out.iterdir()):
+    text = json.dumps({"digest": digest_of({"settings": recipe.settings, "parents": recipe.parents})}) + "\n"
+    same = stated.is_file() and stated.read_bytes() == text.encode()
+    if not same and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputExists(
             f"{out} holds something else than a run of these settings; choose another --out or remove it"
         )
     out.mkdir(parents=True, exist_ok=True)
-    write_text(stated, json.dumps({"digest": digest}) + "\n")
+    write_text(stated, text)
     last = out / LAST_CHECKPOINT
-    return str(last) if last.is_file() else None
+    if not last.is_file():
+        return None
+    load_plain(last)
+    return str(last)

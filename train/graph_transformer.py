@@ -111,11 +111,12 @@ class GraphTransformer(nn.Module):
 
 
 EDGE_SCALE = 0.1
-"""Standard deviation of fresh edges. The published one (Xavier, .0074) is 136 times weaker than the adjacency's."""
+"""Standard deviation of fresh edges that learn; the adjacency embedding beside them has 1."""
 
 
 def _edges(spec: VariantSpec) -> nn.Parameter | None:
     if spec.edges == "none":
         return None
-    values = torch.randn(N_REGIONS, N_REGIONS, spec.width) * EDGE_SCALE
-    return nn.Parameter(values, requires_grad=spec.edges == "learned")
+    learned = spec.edges == "learned"
+    scale = EDGE_SCALE if learned else (N_REGIONS * spec.width) ** -0.5  # Xavier's, as published: .0074
+    return nn.Parameter(torch.randn(N_REGIONS, N_REGIONS, spec.width) * scale, requires_grad=learned)

@@ -1,13 +1,24 @@
 """Losses that know what is unknown."""
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from chextriev.anatomy import UNKNOWN
-from chextriev.train.region_encoder import EncoderOutput
+
+
+class Logits(Protocol):
+    """What has finding_logits [B, 9] and region_logits [B, 18, 9]."""
+
+    @property
+    def finding_logits(self) -> Tensor:
+        """[B, 9]."""
+
+    @property
+    def region_logits(self) -> Tensor:
+        """[B, 18, 9]."""
 
 
 def known_binary_cross_entropy(logits: Tensor, findings: Tensor) -> Tensor:
@@ -23,7 +34,7 @@ def known_binary_cross_entropy(logits: Tensor, findings: Tensor) -> Tensor:
 
 
 def finding_loss(
-    output: EncoderOutput, image_findings: Tensor, region_findings: Tensor, level: Literal["image", "region"]
+    output: Logits, image_findings: Tensor, region_findings: Tensor, level: Literal["image", "region"]
 ) -> Tensor:
     """The loss of a variant: over image findings [B, 9] or region findings [B, 18, 9]."""
     if level == "region":

@@ -32,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ChextrievError as error:
         print(f"chextriev: {type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_REFUSED
+    except ModuleNotFoundError as error:
+        print(
+            f"chextriev: this needs {error.name}, which is not installed; run: pip install 'chextriev[demo]'",
+            file=sys.stderr,
+        )
+        return EXIT_REFUSED
     except KeyboardInterrupt:
         print("chextriev: interrupted; what was complete stays and is reused", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -22,10 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     encode.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     for part in (data, encode):
         part.add_argument("--backbone", help="default: efficientnet-lite0 for data, resnet50 for encode")
-    _add(parts, "train", "training steps from cached features against the published loop", _train)
+    _add(parts, "train", "training steps from cached features against running the backbone every step", _train)
     index = _add(parts, "index", "approximate against exact search", _index)
     index.add_argument("--vectors", type=int, default=50_000, metavar="N")
     index.add_argument("--width", type=int, default=256)
+    index.add_argument("--spread", type=float, default=0.6, help="within a centre; that between centres is 1")
     _add(parts, "eval", "search and metrics in arrays against a plain loop", _eval)
 
 
@@ -73,7 +74,7 @@ def _train(_: argparse.Namespace) -> Content:
 def _index(options: argparse.Namespace) -> Content:
     from chextriev.index.bench import IndexBenchSettings, bench_index
 
-    return bench_index(IndexBenchSettings(n=options.vectors, width=options.width))
+    return bench_index(IndexBenchSettings(n=options.vectors, width=options.width, spread=options.spread))
 
 
 def _eval(_: argparse.Namespace) -> Content:

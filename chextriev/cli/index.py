@@ -1,15 +1,12 @@
 """`chextriev index`: build and search an index of embeddings."""
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.artifacts import find_current
-from chextriev.cli.output import add_action, emit
+from chextriev.cli.output import add_action, emit, hit_as_json
 from chextriev.embedding_set import read_embeddings
 from chextriev.errors import InvalidValue, MissingFile
 
@@ -32,14 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from chextriev.index.build import KIND, build_index, index_recipe
+    from chextriev.index.build import build_or_reuse
     from chextriev.index.spec import IndexSpec
 
     spec = IndexSpec(options.spec) if options.spec else None
     embeddings = read_embeddings(options.embeddings)
-    manifest = find_current(options.out, KIND, index_recipe(embeddings, spec))
-    reused = manifest is not None
-    manifest = manifest or build_index(embeddings, options.out, spec=spec)
+    manifest, reused = build_or_reuse(embeddings, options.out, spec=spec)
     recall = [f"{name} {value:.3f}" for name, value in manifest.facts.items() if name.startswith("ann_recall")]
     text = "; ".join(
         [f"{len(embeddings):,} vectors of width {manifest.facts['width']}", manifest.facts["spec"], *recall]
@@ -52,18 +47,13 @@ def _search(options: argparse.Namespace) -> None:
     from chextriev.index.search import Hit, open_index
 
     found = open_index(options.index).search(_read_vectors(options.vectors), options.k)
-    content = [{"query": query, "hits": [_as_json(hit) for hit in hits]} for query, hits in enumerate(found)]
+    content = [{"query": query, "hits": [hit_as_json(hit) for hit in hits]} for query, hits in enumerate(found)]
 
     def line(query: int, rank: int, hit: Hit) -> str:
         return f"{query}\t{rank}\t{hit.score:.4f}\t{hit.image_id}\t{', '.join(hit.findings) or 'no finding'}"
 
     lines = [line(query, rank, hit) for query, hits in enumerate(found) for rank, hit in enumerate(hits, start=1)]
     emit(options, "\n".join(["query\trank\tscore\timage\tfindings", *lines]), content)
-
-
-def _as_json(hit: Any) -> dict[str, Any]:
-    fields = asdict(hit)
-    return {"id": fields.pop("image_id"), "score": fields.pop("score"), **fields}
 
 
 def _read_vectors(path: Path) -> npt.NDArray[np.float32]:

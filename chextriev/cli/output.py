@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 
@@ -24,3 +25,9 @@ def finish_parser(parser: argparse.ArgumentParser, run: Callable[[argparse.Names
 def emit(options: argparse.Namespace, text: str, content: object) -> None:
     """Print `content` as JSON if asked for, else `text`."""
     print(json.dumps(content, indent=2, ensure_ascii=False) if options.json else text)
+
+
+def hit_as_json(hit: Any) -> dict[str, Any]:
+    """A hit of an index under the names that every verb prints: `id` and `score` first."""
+    fields = asdict(hit)
+    return {"id": fields.pop("image_id"), "score": fields.pop("score"), **fields}

@@ -1,10 +1,9 @@
 """`chextriev query`: one radiograph in, the most similar cases out."""
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
-from chextriev.cli.output import emit, finish_parser
+from chextriev.cli.output import emit, finish_parser, hit_as_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,4 +34,4 @@ def _query(options: argparse.Namespace) -> None:
         for rank, hit in enumerate(hits, start=1)
     ]
     text = "\n".join([f"{radiograph.image_id}: {len(hits)} most similar cases (rank, cosine, image, findings)", *lines])
-    emit(options, text, {"query": radiograph.image_id, "hits": [asdict(hit) for hit in hits]})
+    emit(options, text, {"query": radiograph.image_id, "hits": [hit_as_json(hit) for hit in hits]})

@@ -2,7 +2,7 @@
 
 import argparse
 
-ACTIONS = ("fit", "validate", "test", "predict")
+ACTIONS = ("fit", "validate", "test")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

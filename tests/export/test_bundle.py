@@ -27,12 +27,11 @@ from chextriev.export.checkpoint import load_checkpoint
 from chextriev.export.embed import embed_table, pooled_features
 from chextriev.export.runners import OnnxExtractor
 from chextriev.index.build import build_index
-from chextriev.radiograph import as_mapping
 from chextriev.study_table import StudyTable
 from chextriev.train.backbones import Backbone, load_backbone, region_extractor
 from chextriev.train.features import compute_features, open_features
 from chextriev.train.fit import run_train
-from tests.tiny import write_tiny_table
+from tests.tiny import as_mapping, write_tiny_table
 
 SMALL = "{name: tiny, positions: true, edges: learned, width: 32, heads: 2, head_width: 8}"
 
@@ -98,6 +97,22 @@ def test_nothing_to_encode_gives_nothing(chain: Chain) -> None:
     empty = open_encoder(chain.folder / "bundle").encode([])
     assert empty.vectors.shape == (0, 32)
     assert empty.region_logits.shape == (0, 18, 9)
+
+
+def test_engines_name_no_place_of_this_machine(chain: Chain) -> None:
+    for name in ("region_backbone.onnx", "encoder.onnx"):
+        content = (chain.folder / "bundle" / name).read_bytes()
+        assert b".py" not in content
+        assert b"site-packages" not in content
+
+
+def test_an_unreadable_image_is_quarantined(chain: Chain, tmp_path: Path) -> None:
+    table = write_tiny_table(tmp_path, per_split=(4, 4, 4))
+    table.image_path(2).write_bytes(b"not a picture")
+    manifest, _ = embed_table(open_encoder(chain.folder / "bundle"), table, tmp_path / "e")
+    assert manifest.facts["quarantined"] == 1
+    assert "image-002" not in read_embeddings(tmp_path / "e").image_id
+    assert "2,image-002,UnreadableImage" in (tmp_path / "e" / "quarantine.csv").read_text()
 
 
 def test_the_card_says_what_a_user_must_know(chain: Chain) -> None:
@@ -190,12 +205,12 @@ def test_query_excludes_the_image_and_its_patient(
     assert main(words) == 0
     hits = json.loads(capsys.readouterr().out)["hits"]
     same_patient = set(chain.table.image_id[chain.table.patient_id == chain.table.patient_id[6]])
-    assert {hit["image_id"] for hit in hits} == set(chain.table.image_id) - same_patient
+    assert {hit["id"] for hit in hits} == set(chain.table.image_id) - same_patient
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
 
     assert main([*words, "--image-id", "new", "--patient-id", "nobody"]) == 0
     hits = json.loads(capsys.readouterr().out)["hits"]
-    assert hits[0]["image_id"] == "image-006"
+    assert hits[0]["id"] == "image-006"
     assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
 
 

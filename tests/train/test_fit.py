@@ -10,10 +10,21 @@ import pytest
 import torch
 import yaml
 
-from chextriev.errors import DigestMismatch, EmptySplit, OutputExists, UnknownVariant
+from chextriev.errors import (
+    DigestMismatch,
+    EmptySplit,
+    InvalidSetting,
+    NotAnArtifact,
+    OutputExists,
+    UnknownVariant,
+    UnreadableCheckpoint,
+)
 from chextriev.train.configs import config_path
+from chextriev.train.encoder_module import EncoderModule
+from chextriev.train.feature_data import Batch
 from chextriev.train.features import compute_features
-from chextriev.train.fit import TrainCommand, open_run, run_train
+from chextriev.train.fit import TrainCommand, run_train
+from chextriev.train.run_files import open_run
 from tests.tiny import write_tiny_table
 
 WIDTH = 16
@@ -84,13 +95,73 @@ def test_other_settings_do_not_overwrite_a_run(fit: Callable[..., TrainCommand],
     assert open_run(tmp_path / "run")[1].digest == digest
 
 
-def test_an_interrupted_run_goes_on(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
-    fit(out="unbroken")
+@pytest.mark.parametrize("interval", ["1.0", "0.5"])
+def test_an_interrupted_run_goes_on(
+    fit: Callable[..., TrainCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: str
+) -> None:
+    words = ("--trainer.val_check_interval", interval)
+    fit(*words, out="unbroken")
+    step, calls = EncoderModule.training_step, []
+
+    def press_ctrl_c(module: EncoderModule, batch: Batch, index: int) -> torch.Tensor:
+        calls.append(index)
+        if len(calls) == 5:  # in the second of three epochs
+            raise KeyboardInterrupt
+        return step(module, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncoderModule, "training_step", press_ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            fit(*words)
+    assert not (tmp_path / "run" / "manifest.json").exists()
+    assert not fit(*words).reused
+    resumed = weights_of(tmp_path / "run")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in weights_of(tmp_path / "unbroken").items())
+
+
+def test_every_epoch_has_an_order_of_its_own(fit: Callable[..., TrainCommand], monkeypatch: pytest.MonkeyPatch) -> None:
+    step, seen = EncoderModule.training_step, []
+
+    def watch(module: EncoderModule, batch: Batch, index: int) -> torch.Tensor:
+        seen.extend(batch.row.tolist())
+        return step(module, batch, index)
+
+    monkeypatch.setattr(EncoderModule, "training_step", watch)
+    fit()
+    epochs = [seen[start : start + 12] for start in range(0, 36, 12)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_a_run_names_no_place_and_survives_being_measured(
+    fit: Callable[..., TrainCommand], data: Path, tmp_path: Path
+) -> None:
+    digest = fit("--trainer.logger", "true").manifest.digest
+    run = tmp_path / "run"
+    assert set(open_run(run)[1].files) == {"best.ckpt"}
+    assert str(tmp_path).encode() not in (run / "best.ckpt").read_bytes()
+    words = ["--model.variant", SMALL, "--data.features", str(data / "features"), "--data.table", str(data / "study")]
+    words += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    for action in ("validate", "test"):
+        run_train([action, *words, "--out", str(run)])
+    assert open_run(run)[1].digest == digest
+    with pytest.raises(UnreadableCheckpoint, match=r"nowhere/best\.ckpt"):
+        run_train(["test", *words, "--out", str(tmp_path / "nowhere")])
+
+
+def test_a_truncated_checkpoint_is_refused(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
     fit()
     (tmp_path / "run" / "manifest.json").unlink()
-    assert not fit().reused
-    same = weights_of(tmp_path / "run")
-    assert all(torch.equal(tensor, same[name]) for name, tensor in weights_of(tmp_path / "unbroken").items())
+    last = tmp_path / "run" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(UnreadableCheckpoint, match=r"last\.ckpt: truncated"):
+        fit()
+
+
+def test_a_run_without_a_checkpoint_is_not_complete(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
+    with pytest.raises(NotAnArtifact, match="without a validated checkpoint"):
+        fit("--trainer.fast_dev_run", "true")
+    assert not (tmp_path / "run" / "manifest.json").exists()
 
 
 def test_tensorboard_events_are_written(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
@@ -111,6 +182,8 @@ def test_wrong_data_is_refused(fit: Callable[..., TrainCommand], data: Path, tmp
         fit("--data.table", str(tmp_path / "other" / "study"))
     with pytest.raises(UnknownVariant, match="no variant 'v9'"):
         fit("--model.variant", "v9")
+    with pytest.raises(InvalidSetting, match="'v6' is a published variant and these settings are not its own"):
+        fit("--model.variant", "{name: v6, edges: fixed}")
 
 
 def test_a_data_set_without_validation_images_is_refused(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:

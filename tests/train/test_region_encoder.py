@@ -11,7 +11,7 @@ from chextriev.export.reference import encoder_weights
 from chextriev.train.graph_transformer import EdgeAttention
 from chextriev.train.losses import known_binary_cross_entropy
 from chextriev.train.region_encoder import RegionEncoder
-from chextriev.variants import VARIANTS, VariantSpec, find_variant
+from chextriev.variants import VARIANTS, VariantSpec, find_variant, new_variant
 from tests.golden_rule import golden, reference_input, reference_state
 
 TOLERANCE = 1e-5
@@ -92,6 +92,14 @@ def test_learned_edges_move_and_fixed_ones_do_not(edges: str, moves: bool) -> No
     encoder(torch.randn(4, 18, 12)).finding_logits.square().mean().backward()
     optimizer.step()
     assert (not torch.equal(before, encoder.transformer.edges)) is moves
+
+
+def test_a_variant_of_ones_own_starts_from_a_published_one() -> None:
+    fixed = new_variant({"name": "v6-fixed", "base": "v6", "edges": "fixed"})
+    assert fixed == replace(find_variant("v6"), name="v6-fixed", edges="fixed")
+    assert new_variant(find_variant("v6").as_dict()) == find_variant("v6")
+    edges = RegionEncoder(fixed, 12).transformer.edges
+    assert float(edges.std()) == pytest.approx((18 * 1024) ** -0.5, rel=0.02)
 
 
 def test_unknown_findings_carry_no_loss() -> None:

@@ -1,0 +1,213 @@
+"""The stages of the demo: which function of which part is called with what, and one sentence of outcome for each."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from chextriev.artifacts import find_current, read_manifest, write_text
+from chextriev.embedding_set import EmbeddingSet, read_embeddings
+from chextriev.errors import DigestMismatch, OutputExists
+from chextriev.machine import describe_machine
+from chextriev.study_table import KIND as STUDY_KIND
+from chextriev.study_table import SPLITS, StudyTable, read_study_table
+
+if TYPE_CHECKING:
+    from chextriev.eval.evaluation import Evaluation
+
+Result = TypeVar("Result")
+
+TRAINING = {  # the published schedule is for 162,000 radiographs; a few hundred want larger steps and fewer epochs
+    "--model.learning_rate": "3e-4",
+    "--data.batch_size": "32",
+    "--trainer.max_epochs": "6",
+    "--trainer.accumulate_grad_batches": "1",
+    "--trainer.val_check_interval": "1.0",
+}
+CASES = 6
+SYNTHETIC = "Synthetic phantoms, not patients: the numbers show that the parts work together, not how well."
+_PARTS = {
+    "study": "study table",
+    "features": "region features",
+    "run": "training run",
+    "bundle": "encoder bundle",
+    "index": "index",
+}
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo runs on."""
+
+    out: Path
+    data: Path | None
+    patients: int
+    seed: int
+    backbone: str
+    weights: str | None
+
+
+class Demo:
+    """The stages; each leaves a directory in OUT that the next one reads."""
+
+    def __init__(self, settings: DemoSettings) -> None:
+        self.settings, self.out = settings, settings.out
+        self.report, self.results = settings.out / "report.html", settings.out / "results.json"
+        self.table, self.numbers = "", dict[str, Any]()
+
+    def prepare(self) -> tuple[str, bool]:
+        """Radiographs (generated unless given) -> study table."""
+        from chextriev.train.phantom.dataset import KIND, phantom_recipe, write_phantoms
+        from chextriev.train.prepare import prepare
+
+        for old in (self.report, self.results):  # they speak of a finished job, which this one is not yet
+            old.unlink(missing_ok=True)
+        source = self.settings.data or self.out / "phantoms"
+        if self.settings.data is None:
+            asked = {"patients": self.settings.patients, "seed": self.settings.seed}
+            if find_current(source, KIND, phantom_recipe(**asked)) is None:
+                write_phantoms(source, **asked)
+        prepared = prepare(source, self.out / "study")
+        return prepared.counts, prepared.reused
+
+    def features(self) -> tuple[str, bool]:
+        """Study table -> frozen features of 18 regions a radiograph."""
+        from chextriev.export.runners import OnnxExtractor
+        from chextriev.train.backbones import load_backbone
+        from chextriev.train.feature_store import STORE_FILE
+        from chextriev.train.features import DeferredExtractor, compute_features
+
+        table, out = read_study_table(self.out / "study"), self.out / "features"
+        backbone = load_backbone(self.settings.backbone, weights=self.settings.weights)
+        extractor = DeferredExtractor(backbone, OnnxExtractor.from_backbone)
+        facts = _afresh_if_other(out, STORE_FILE, lambda: compute_features(table, out, extractor)).facts
+        sentence = f"{facts['radiographs']} x 18 x {backbone.spec.width} by {backbone.spec.name}"
+        if facts["quarantined"]:
+            sentence += f", {facts['quarantined']} in quarantine"
+        return sentence, not facts["computed"]
+
+    def train(self) -> tuple[str, bool]:
+        """Features -> a trained v6."""
+        from chextriev.train.configs import config_path
+        from chextriev.train.fit import RECIPE_FILE, run_train
+
+        out = self.out / "run"
+        words = ["fit", "--config", str(config_path("v6")), "--out", str(out)]
+        words += ["--data.features", str(self.out / "features"), "--data.table", str(self.out / "study")]
+        words += ["--trainer.enable_model_summary", "false", *(word for pair in TRAINING.items() for word in pair)]
+        command = _afresh_if_other(out, RECIPE_FILE, lambda: run_train(words))
+        facts = command.manifest.facts
+        return f"v6, {facts['epochs']} epochs, best validation AUROC {facts['best_val_auroc']:.3f}", command.reused
+
+    def export(self) -> tuple[str, bool]:
+        """Checkpoint -> bundle of two ONNX engines."""
+        from chextriev.export.build_bundle import build_bundle
+
+        bundle, reused = build_bundle(self.out / "run", self.out / "bundle", weights=self.settings.weights)
+        return f"two ONNX engines within {max(bundle.card.parity.values()):.1e} of PyTorch", reused
+
+    def index(self) -> tuple[str, bool]:
+        """Bundle and features -> embeddings -> index."""
+        from chextriev.encoder import open_encoder
+        from chextriev.export.embed import embed_table
+        from chextriev.index.build import build_or_reuse
+        from chextriev.train.features import open_features
+
+        encoder, table = open_encoder(self.out / "bundle"), read_study_table(self.out / "study")
+        embed_table(encoder, table, self.out / "embeddings", features=open_features(self.out / "features"))
+        embeddings = read_embeddings(self.out / "embeddings")
+        manifest, reused = build_or_reuse(embeddings, self.out / "index")
+        sentence = f"{len(embeddings)} embeddings of width {embeddings.vectors.shape[1]}; {manifest.facts['spec']}"
+        return sentence, reused
+
+    def query(self) -> tuple[str, bool]:
+        """One image file of the test split -> its most similar cases, as a user would ask."""
+        from chextriev.encoder import open_encoder
+        from chextriev.index.search import open_index
+
+        table = read_study_table(self.out / "study")
+        readable = read_embeddings(self.out / "embeddings").of_split("test").image_id
+        encoder, index = open_encoder(self.out / "bundle"), open_index(self.out / "index")
+        radiograph = table.radiograph(table.row_of(readable[0]))
+        begun = time.perf_counter()
+        (hits,) = index.search(encoder.encode([radiograph]), 5)
+        milliseconds = 1000 * (time.perf_counter() - begun)
+        best = f", best cosine {hits[0].score:.3f}" if hits else ""
+        return f"{radiograph.image_id} -> {len(hits)} cases of other patients in {milliseconds:.0f} ms{best}", False
+
+    def evaluate(self) -> tuple[str, bool]:
+        """Embeddings -> metrics beside chance and the frozen features -> report.html."""
+        from chextriev.eval.comparison import comparison_as_dict, render_comparison
+        from chextriev.export.embed import pooled_features
+        from chextriev.train.features import open_features
+
+        table = read_study_table(self.out / "study")
+        trained = self._evaluated("evaluation", read_embeddings(self.out / "embeddings"))
+        frozen = self._evaluated("evaluation-frozen", pooled_features(table, open_features(self.out / "features")))
+        rows = [("v6", trained[0]), ("frozen features, mean-pooled", frozen[0])]
+        self._write_report(table, rows)
+        self.table, self.numbers = render_comparison(rows), comparison_as_dict(rows)
+        write_text(self.results, json.dumps(self._results(table), indent=1, ensure_ascii=False) + "\n")
+        return _verdict(trained[0], frozen[0]), trained[1] and frozen[1]
+
+    def _evaluated(self, name: str, embeddings: EmbeddingSet) -> "tuple[Evaluation, bool]":
+        """Under the default protocol on the test split; and whether it was there already."""
+        from chextriev.eval.protocol import DEFAULT
+        from chextriev.eval.run import evaluate
+        from chextriev.eval.store import KIND, read_evaluation, recipe_of, write_evaluation
+
+        digests = {"embeddings": embeddings.digest, "encoder": embeddings.encoder_digest}
+        if find_current(self.out / name, KIND, recipe_of(DEFAULT, split="test", **digests)) is not None:
+            return read_evaluation(self.out / name), True
+        evaluation = evaluate(embeddings)
+        write_evaluation(self.out / name, evaluation)
+        return evaluation, False
+
+    def _results(self, table: StudyTable) -> dict[str, Any]:
+        """What `results.json` holds: the numbers, and all that is needed to repeat them."""
+        ids = {split: table.image_id[table.split == split].tolist() for split in SPLITS}
+        settings = {"backbone": self.settings.backbone, "training": TRAINING, "synthetic": self._is_synthetic()}
+        if self.settings.data is None:
+            settings |= {"patients": self.settings.patients, "seed": self.settings.seed}
+        return {"settings": settings, "machine": describe_machine(), **self.numbers, "image_ids": ids}
+
+    def _is_synthetic(self) -> bool:
+        return bool(read_manifest(self.out / "study", STUDY_KIND).facts["synthetic"])
+
+    def _write_report(self, table: StudyTable, rows: "list[tuple[str, Evaluation]]") -> None:
+        from chextriev.eval.cases import choose_cases, read_cases
+        from chextriev.eval.report import ReportContent, render_report
+
+        lists = rows[0][1].lists
+        content = ReportContent(
+            title="Similar chest radiographs by anatomy",
+            data_note=f"{len(table)} radiographs of {len(set(table.patient_id))} patients; {rows[0][1].split} split.",
+            rows=rows,
+            cases=read_cases(table, lists, choose_cases(lists, table, count=CASES)),
+            provenance={name: read_manifest(self.out / name, kind).digest for name, kind in _PARTS.items()},
+            warning=SYNTHETIC if self._is_synthetic() else "",
+        )
+        write_text(self.report, render_report(content))
+
+
+def _afresh_if_other(directory: Path, mark: str, work: Callable[[], Result]) -> Result:
+    """Run `work`; where it refuses what an earlier demo left in `directory` for other data, clear that and run again.
+
+    mark: the file that shows the directory to be the demo's own.
+    """
+    try:
+        return work()
+    except (OutputExists, DigestMismatch):
+        if not (directory / mark).is_file():
+            raise
+        shutil.rmtree(directory)
+        return work()
+
+
+def _verdict(trained: "Evaluation", frozen: "Evaluation") -> str:
+    at_k, start = trained.overall.at_k[5], frozen.overall.at_k[5].measured.macro.precision
+    measured, chance = at_k.measured.macro.precision, at_k.chance.macro.precision
+    return f"macro precision@5 {measured:.3f}, frozen features {start:.3f}, chance {chance:.3f}"
