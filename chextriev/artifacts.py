@@ -78,9 +78,11 @@ def read_manifest(directory: Path, kind: str) -> Manifest:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
+        if not Path(directory).exists():
+            raise NotAnArtifact(f"there is no {directory}; the directory of {_one(kind)} is needed") from None
         raise NotAnArtifact(f"{directory} is not a complete {kind}: it has no {MANIFEST}; make it again") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise NotAnArtifact(f"{path} cannot be read as a manifest ({error}); a {kind} is needed here") from error
+        raise NotAnArtifact(f"{path} cannot be read as a manifest ({error}); {_one(kind)} is needed here") from error
     try:
         schema = content["schema"]
         if schema != SCHEMA:
@@ -92,9 +94,11 @@ def read_manifest(directory: Path, kind: str) -> Manifest:
         manifest = Manifest(content["kind"], recipe, content["files"], content["facts"])
         stated, digest = content["digest"], manifest.digest
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise NotAnArtifact(f"{path} is not a manifest of this package ({error}); a {kind} is needed here") from error
+        raise NotAnArtifact(
+            f"{path} is not a manifest of this package ({error}); {_one(kind)} is needed here"
+        ) from error
     if manifest.kind != kind:
-        raise NotAnArtifact(f"{directory} holds a {manifest.kind}; a {kind} is needed here")
+        raise NotAnArtifact(f"{directory} holds {_one(manifest.kind)}; {_one(kind)} is needed here")
     if digest != stated:
         raise DamagedArtifact(f"{path} was altered: its digest is {digest[:12]}, it says {str(stated)[:12]}")
     return manifest
@@ -171,7 +175,7 @@ def check_output(target: Path, kind: str) -> None:
     try:
         read_manifest(target, kind)
     except NotAnArtifact:
-        raise OutputExists(f"{target} exists and is not a {kind}; choose another output or move it away") from None
+        raise OutputExists(f"{target} exists and is not {_one(kind)}; choose another output or move it away") from None
     except DamagedArtifact:
         return
 
@@ -310,3 +314,10 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _one(kind: str) -> str:
+    """The kind with its article; kinds in the plural have none."""
+    if kind.endswith("s"):
+        return kind
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

@@ -59,7 +59,12 @@ def region_crops(
 
 
 def integer_corners(boxes: RegionBoxes) -> npt.NDArray[np.int64]:
-    """[18, 4] int64 corners to cut at: the nearest integers (halves up), at least one pixel wide and high."""
-    corners = np.floor(boxes.xyxy.astype(np.float64) + 0.5).astype(np.int64)
-    corners[:, 2:] = np.maximum(corners[:, 2:], corners[:, :2] + 1)
+    """[18, 4] int64 corners to cut at."""
+    return nearest_corners(boxes.xyxy)
+
+
+def nearest_corners(xyxy: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """[..., 4] int64: the nearest integers (halves up) of [..., 4] corners, at least one pixel wide and high."""
+    corners = np.floor(xyxy.astype(np.float64) + 0.5).astype(np.int64)
+    corners[..., 2:] = np.maximum(corners[..., 2:], corners[..., :2] + 1)
     return corners

@@ -70,7 +70,7 @@ class RegionBoxes:
                 return cls(np.asarray(rows, dtype=np.float32).copy())
         except (InvalidBox, EmptyBox, CountMismatch) as error:
             raise type(error)(f"{where}: {error}") from None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InvalidBox(f"{where}: each box is four numbers, x1, y1, x2, y2 in pixels") from None
 
     def check_inside(self, width: int, height: int, *, where: str) -> None:
@@ -150,7 +150,7 @@ def read_boxes(path: str | Path, *, image_id: str) -> RegionBoxes:
     if path.suffix.lower() == ".csv":
         return RegionBoxes.from_pairs(_csv_pairs(path, image_id), where=f"{path}, image {image_id}")
     try:
-        pairs = json.loads(path.read_text(), object_pairs_hook=list)
+        pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidBox(f"{path}: not a JSON file of boxes ({_reason(error)})") from None
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
@@ -163,11 +163,14 @@ def _csv_pairs(path: Path, image_id: str) -> list[tuple[str, list[float]]]:
 
     corners = ("x1", "y1", "x2", "y2")
     try:
-        with path.open(newline="") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = [row for row in csv.DictReader(stream) if row["image_id"] == image_id]
-        return [(row["region"], [float(row[corner]) for corner in corners]) for row in rows]
+        pairs = [(row["region"], [float(row[corner]) for corner in corners]) for row in rows]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise InvalidBox(f"{path}: needs columns image_id, region, x1, y1, x2, y2 ({_reason(error)})") from None
+    if not pairs:
+        raise MissingRegion(f"{path} has no box for image {image_id!r}; give the image's id with --image-id")
+    return pairs
 
 
 def _check_box(name: str, box: npt.NDArray[np.float32]) -> None:

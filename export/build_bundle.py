@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from chextriev.anatomy import N_FINDINGS, N_REGIONS
-from chextriev.artifacts import Recipe, file_digest, find_current, publishing, seal
+from chextriev.artifacts import Recipe, check_output, file_digest, find_current, publishing, seal
 from chextriev.bundle import (
     BACKBONE_FILE,
     CARD_FILE,
@@ -49,6 +49,7 @@ def build_bundle(
     recipe = Recipe({"format": "onnx-fp32", "method": METHOD}, parents)
     if find_current(Path(out), KIND, recipe) is not None:
         return open_bundle(out), True
+    check_output(Path(out), KIND)
     trained = load_checkpoint(path)
     backbone = _matching_backbone(trained, weights)
     with publishing(Path(out), KIND) as scratch:

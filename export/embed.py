@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chextriev.anatomy import N_REGIONS
-from chextriev.artifacts import Manifest, Recipe, find_current, publishing, seal
+from chextriev.artifacts import Manifest, Recipe, check_output, find_current, publishing, seal
 from chextriev.embedding_set import KIND, METADATA, EmbeddingSet, write_embedding_files
 from chextriev.encoder import Encoder
 from chextriev.errors import DigestMismatch, EmptySplit
@@ -37,6 +37,7 @@ def embed_table(
     current = find_current(Path(out), KIND, recipe)
     if current is not None:
         return current, True
+    check_output(Path(out), KIND)
     refusals: list[Refusal] = []
     parts = list(_encoded(encoder, table, features, refusals))
     if not parts:

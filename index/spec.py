@@ -14,6 +14,9 @@ MIN_NPROBE = 32
 _FACTORY = re.compile(r"[A-Za-z0-9_,()x.+-]{1,200}")
 
 
+_CHANGES_LENGTHS = re.compile(r"(PCA|ITQ|RR|L2norm|Pad)")
+
+
 @dataclass(frozen=True)
 class IndexSpec:
     """How to build and to search an index.
@@ -35,6 +38,11 @@ class IndexSpec:
             raise InvalidSetting(
                 f"index spec {self.factory!r} is not a Faiss factory string; write for example "
                 f"{EXACT!r} or 'IVF512,PQ64x4fs,Refine(SQfp16)'"
+            )
+        if _CHANGES_LENGTHS.match(self.factory) and not re.search(r"Refine|RFlat", self.factory):
+            raise InvalidSetting(
+                f"index spec {self.factory!r} searches transformed vectors, whose scores are no cosines; add ',RFlat'"
+                " or ',Refine(SQfp16)' so that the candidates are scored again"
             )
         if self.metric not in METRICS:
             raise InvalidSetting(f"index metric {self.metric!r}; choose one of {', '.join(METRICS)}")

@@ -218,6 +218,9 @@ def test_kinds_are_not_mixed_up(tmp_path: Path) -> None:
     publish(tmp_path / "one")
     with pytest.raises(NotAnArtifact, match="holds a thing; a bundle is needed"):
         read_manifest(tmp_path / "one", "bundle")
+    with pytest.raises(NotAnArtifact, match="the directory of a bundle is needed"):
+        read_manifest(tmp_path / "two", "bundle")
+    (tmp_path / "two").mkdir()
     with pytest.raises(NotAnArtifact, match="not a complete bundle"):
         read_manifest(tmp_path / "two", "bundle")
 

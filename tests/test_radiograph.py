@@ -76,7 +76,7 @@ def test_csv_boxes_are_those_of_the_image_in_any_order(tmp_path: Path) -> None:
     path = boxes_csv(tmp_path, [*others[:9], *rows[::-1], *others[9:]])
     assert read_boxes(path, image_id="chest-1").xyxy.tolist() == list(BOXES.values())
     assert read_radiograph(picture(tmp_path / "chest-1.png"), path).boxes.xyxy[0].tolist() == BOXES["right lung"]
-    with pytest.raises(MissingRegion, match=r"regions\.csv, image chest-3: no box for right lung"):
+    with pytest.raises(MissingRegion, match=r"regions\.csv has no box for image 'chest-3'"):
         read_boxes(path, image_id="chest-3")
 
 

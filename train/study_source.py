@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from chextriev.anatomy import N_FINDINGS, N_REGIONS, UNKNOWN, Finding, Region
 from chextriev.errors import BoxOutside, InputError, InvalidSetting, InvalidValue
+from chextriev.preprocess import nearest_corners
 from chextriev.radiograph import RegionBoxes
 from chextriev.study_table import StudyTable
 from chextriev.train.image_files import digest_of_sizes
@@ -105,7 +106,7 @@ def reading_of(rows: Screen, image_root: Path, *, remarks: Iterable[str]) -> Rea
 
 def set_aside_boxes_outside(rows: Screen) -> None:
     """Leave out images with a box that does not touch the image (columns boxes_xyxy, width, height)."""
-    x1, y1, x2, y2 = np.moveaxis(rows["boxes_xyxy"], -1, 0)
+    x1, y1, x2, y2 = np.moveaxis(nearest_corners(rows["boxes_xyxy"]), -1, 0)
     width, height = rows["width"][:, None], rows["height"][:, None]
     outside = ((x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)).any(axis=1)
     rows.set_aside(outside, lambda row: _outside_error(rows, row))

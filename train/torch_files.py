@@ -22,8 +22,8 @@ def load_plain(path: Path) -> object:
             warnings.simplefilter("ignore")  # remarks on pickles that are then refused
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        reason = str(error).strip().split("\n")[0][:160]
         raise UnreadableCheckpoint(
-            f"{path}: truncated, or more than tensors and plain values ({reason}); what torch.save wrote is needed"
+            f"{path}: truncated, or more than tensors and plain values ({type(error).__name__}); a file that torch.save"
+            " wrote is needed"
         ) from None
     return content

@@ -1,6 +1,8 @@
 """The command line: parse, call, print. One module a verb; only the verb that is asked for is imported."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,6 +21,7 @@ VERBS = {
     "bench": "measure speed",
     "demo": "run the whole job, from radiographs to a report",
 }
+DESCRIPTION = "Find similar chest radiographs by anatomy: from data to an index and a report. Not a medical device."
 EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
 
 
@@ -27,25 +30,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(words[0] if words else "")
     options = parser.parse_args(words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows a question mark for a dash
     try:
-        return int(options.run(options) or 0)
+        status = int(options.run(options) or 0)
+        sys.stdout.flush()
     except ChextrievError as error:
-        print(f"chextriev: {type(error).__name__}: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        return _refuse(f"{type(error).__name__}: {error}")
     except ModuleNotFoundError as error:
-        print(
-            f"chextriev: this needs {error.name}, which is not installed; run: pip install 'chextriev[demo]'",
-            file=sys.stderr,
-        )
-        return EXIT_REFUSED
+        return _refuse(f"this needs {error.name}, which is not installed; run: pip install 'chextriev[demo]'")
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _refuse(f"{error.filename or 'the disk'}: {error.strerror or error}")
     except KeyboardInterrupt:
-        print("chextriev: interrupted; what was complete stays and is reused", file=sys.stderr)
+        print("chextriev: interrupted; what is complete stays and is reused", file=sys.stderr)
         return EXIT_INTERRUPTED
+    return status
+
+
+def _refuse(words: str) -> int:
+    print(f"chextriev: {words}", file=sys.stderr)
+    return EXIT_REFUSED
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:
     """The parser, with the options of `verb` alone filled in."""
-    parser = argparse.ArgumentParser(prog="chextriev", description=chextriev.__doc__)
+    parser = argparse.ArgumentParser(prog="chextriev", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"chextriev {chextriev.__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, purpose in VERBS.items():

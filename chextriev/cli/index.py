@@ -62,7 +62,7 @@ def _read_vectors(path: Path) -> npt.NDArray[np.float32]:
         vectors = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise MissingFile(f"there is no file {path}; give a .npy file of vectors [number, width]") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InvalidValue(f"{path} is not a .npy file of numbers ({error}); write it with numpy.save") from error
     if not isinstance(vectors, np.ndarray) or vectors.dtype.kind != "f":
         raise InvalidValue(f"{path} holds {getattr(vectors, 'dtype', 'an archive')}; float32 vectors are needed")

@@ -29,9 +29,12 @@ def _query(options: argparse.Namespace) -> None:
     embeddings = open_encoder(options.bundle, engine=options.engine).encode([radiograph])
     patients = [options.patient_id] if options.patient_id else None
     (hits,) = index.search(embeddings, options.k, patient_ids=patients)
+    head = f"{radiograph.image_id}: {len(hits)} most similar cases (rank, cosine, image, findings)"
     lines = [
         f"{rank:3}  {hit.score:.3f}  {hit.image_id}  {', '.join(hit.findings) or 'no finding'}"
         for rank, hit in enumerate(hits, start=1)
     ]
-    text = "\n".join([f"{radiograph.image_id}: {len(hits)} most similar cases (rank, cosine, image, findings)", *lines])
-    emit(options, text, {"query": radiograph.image_id, "hits": [hit_as_json(hit) for hit in hits]})
+    known = radiograph.image_id in index.columns["image_id"] or options.patient_id in index.columns["patient_id"]
+    remark = "" if known else "neither this image nor its patient is in the index, so nothing was left out"
+    content = {"query": radiograph.image_id, "hits": [hit_as_json(hit) for hit in hits], "remark": remark}
+    emit(options, "\n".join([head, *lines, *([remark] if remark else [])]), content)

@@ -2,6 +2,8 @@
 
 import argparse
 
+from chextriev.cli.output import emit
+
 ACTIONS = ("fit", "validate", "test")
 
 
@@ -17,7 +19,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> None:
     from chextriev.train.fit import run_train
 
-    command = run_train([options.action, *options.arguments])
-    if options.action == "fit":
-        facts, said = command.manifest.facts, "reused" if command.reused else "trained"
-        print(f"{said}: {facts['epochs']} epochs, best validation AUROC {facts['best_val_auroc']:.3f}")
+    as_json = "--json" in options.arguments
+    command = run_train([options.action, *(word for word in options.arguments if word != "--json")])
+    if options.action != "fit":
+        facts = {name: float(value) for name, value in command.trainer.callback_metrics.items()}
+        text = ""  # Lightning has printed its table
+    else:
+        facts = dict(command.manifest.facts)
+        said = "unchanged, reused" if command.reused else "trained"
+        text = f"{said}: {facts['epochs']} epochs, best validation AUROC {facts['best_val_auroc']:.3f}"
+    emit(argparse.Namespace(json=as_json), text, facts)

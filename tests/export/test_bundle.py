@@ -209,7 +209,9 @@ def test_query_excludes_the_image_and_its_patient(
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
 
     assert main([*words, "--image-id", "new", "--patient-id", "nobody"]) == 0
-    hits = json.loads(capsys.readouterr().out)["hits"]
+    answer = json.loads(capsys.readouterr().out)
+    assert "nothing was left out" in answer["remark"]
+    hits = answer["hits"]
     assert hits[0]["id"] == "image-006"
     assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
 
