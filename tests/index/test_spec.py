@@ -50,3 +50,9 @@ def test_a_given_spec_is_explained_as_asked():
 def test_settings_outside_their_range_are_refused(settings):
     with pytest.raises(InvalidSetting):
         IndexSpec(**settings)
+
+
+def test_transformed_vectors_must_be_scored_again():
+    with pytest.raises(InvalidSetting, match="no cosines; add ',RFlat'"):
+        IndexSpec("PCA2,Flat")
+    assert IndexSpec("PCA2,Flat,RFlat").factory == "PCA2,Flat,RFlat"
