@@ -6,7 +6,7 @@ import pytest
 
 from chextriev.errors import InvalidSetting
 from chextriev.train.bench_data import DataBenchSettings, bench_data
-from tests.train.test_features import Means
+from tests.train.extractors import Means
 
 
 def test_every_figure_is_there() -> None:
