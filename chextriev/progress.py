@@ -5,16 +5,12 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from chextriev.interrupts import raise_if_interrupted
-
 Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], label: str, *, total: int | None = None, unit: str = "image") -> Iterator[Item]:
     """Yield the items and show how many are done, the rate and the time left."""
-    for item in tqdm(items, desc=label, total=total, unit=unit, dynamic_ncols=True, smoothing=0.1, disable=None):
-        raise_if_interrupted()
-        yield item
+    return iter(tqdm(items, desc=label, total=total, unit=unit, dynamic_ncols=True, smoothing=0.1, disable=None))
 
 
 def track_batches(
@@ -23,6 +19,5 @@ def track_batches(
     """Yield batches and show progress in their members; `size` says how many one batch holds."""
     with tqdm(desc=label, total=total, unit=unit, dynamic_ncols=True, smoothing=0.1, disable=None) as bar:
         for batch in batches:
-            raise_if_interrupted()
             yield batch
             bar.update(size(batch))

@@ -17,12 +17,22 @@ from chextriev.cli import EXIT_INTERRUPTED, EXIT_REFUSED, main
 STAGES = 7
 
 
+def listen_to_ctrl_c() -> None:
+    """A shell starts its background jobs deaf to Ctrl-C, and children inherit that; the demo must not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def demo(out: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "chextriev", "demo", str(out), "--patients", "12", *words]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=listen_to_ctrl_c,
     ) as process:
         try:
             yield process

@@ -21,7 +21,6 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from chextriev.artifacts import Manifest, Recipe, digest_of, find_current, seal, write_text
 from chextriev.errors import NotAnArtifact, OutputExists
-from chextriev.interrupts import raise_if_interrupted
 from chextriev.train.encoder_module import EncoderModule
 from chextriev.train.feature_data import FeatureData
 from chextriev.train.run_files import BEST_CHECKPOINT, KIND, LAST_CHECKPOINT
@@ -134,7 +133,6 @@ _CALLBACKS = {
 
 def run_train(arguments: Sequence[str]) -> TrainCommand:
     """Run `fit`, `validate` or `test` with Lightning's arguments."""
-    raise_if_interrupted()
     handler = signal.getsignal(signal.SIGINT)
     for name in ("pytorch_lightning", "lightning_fabric"):  # the hardware it did not find, and advertisements
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -9,7 +9,6 @@ from importlib import import_module
 
 import chextriev
 from chextriev.errors import ChextrievError
-from chextriev.interrupts import watching_interrupts
 
 VERBS = {
     "data": "write phantoms, prepare a study table, compute region features",
@@ -35,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows a question mark for a dash
     try:
-        with watching_interrupts():
-            status = int(options.run(options) or 0)
+        status = int(options.run(options) or 0)
         sys.stdout.flush()
     except ChextrievError as error:
         return _refuse(f"{type(error).__name__}: {error}")

@@ -8,7 +8,6 @@ from typing import Any
 
 from chextriev.cli.demo_stages import Demo, DemoSettings
 from chextriev.cli.output import emit, finish_parser
-from chextriev.interrupts import raise_if_interrupted
 
 STAGES = ("data", "region features", "training", "export", "index", "query", "evaluation")
 
@@ -22,7 +21,6 @@ class Stages:
 
     def run(self, work: Callable[[], tuple[str, bool]]) -> None:
         """`work` returns a sentence and whether everything in it was reused."""
-        raise_if_interrupted()
         number, begun = len(self.outcomes), time.perf_counter()
         sentence, reused = work()
         outcome = {
