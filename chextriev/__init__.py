@@ -9,10 +9,12 @@ from chextriev.encoder import Embeddings, Encoder, open_encoder
 from chextriev.errors import ChextrievError
 from chextriev.radiograph import Radiograph, RegionBoxes, read_boxes, read_radiograph
 from chextriev.study_table import StudyTable, read_study_table
+from chextriev.systems import SYSTEMS, SystemSpec, find_system
 from chextriev.variants import VARIANTS, VariantSpec
 
 __version__ = "0.1.0"
 __all__ = [
+    "SYSTEMS",
     "VARIANTS",
     "ChextrievError",
     "Embeddings",
@@ -23,7 +25,9 @@ __all__ = [
     "Region",
     "RegionBoxes",
     "StudyTable",
+    "SystemSpec",
     "VariantSpec",
+    "find_system",
     "open_bundle",
     "open_encoder",
     "read_boxes",

@@ -1,7 +1,8 @@
 """An encoder bundle: the exported engines of one encoder and the card that says what they are.
 
-A directory of kind "encoder bundle": `region_backbone.onnx` (grey uint8 crops -> features), `encoder.onnx` (features ->
-embedding, findings, region vectors), `card.json` and a manifest that lists every file with size and sha256.
+A directory of kind "encoder bundle": `region_backbone.onnx` (grey uint8 crops of the regions, or of the whole image, ->
+features), `encoder.onnx` (features -> embedding, findings and what else the system has), `card.json` and a manifest
+that lists every file with size and sha256.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 from chextriev.artifacts import open_artifact
 from chextriev.errors import DamagedArtifact
 from chextriev.preprocess import CropSpec
-from chextriev.variants import VariantSpec
+from chextriev.systems import SystemSpec, system_from_dict
 
 KIND = "encoder bundle"
 CARD_FILE = "card.json"
@@ -33,11 +34,13 @@ class TensorSpec:
 class BundleCard:
     """What a person or program must know to use, trust and trace a bundle.
 
-    parity: per output tensor, max|engine - PyTorch| / max|PyTorch|, measured when the bundle was made.
+    system: the name of spec. adjacency: which regions are linked, [18][18] of 0 and 1, as computed from the train
+    split; None where every pair is or where there is no graph. parity: per output tensor,
+    max|engine - PyTorch| / max|PyTorch|, measured when the bundle was made.
     """
 
     system: str
-    variant: VariantSpec
+    spec: SystemSpec
     backbone: str
     backbone_digest: str
     embedding_width: int
@@ -45,6 +48,7 @@ class BundleCard:
     tensors: dict[str, dict[str, list[TensorSpec]]]  # engine -> "inputs"/"outputs" -> tensors
     training: dict[str, Any]  # digests of study table and features, best epoch, validation metrics
     parity: dict[str, float]
+    adjacency: list[list[int]] | None = None
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -55,7 +59,7 @@ class BundleCard:
     def from_json(cls, text: str) -> "BundleCard":
         """Read `card.json`."""
         content = json.loads(text)
-        content["variant"] = VariantSpec.from_dict(content["variant"])
+        content["spec"] = system_from_dict(content["spec"])
         content["crops"] = CropSpec(**content["crops"])
         content["tensors"] = {
             engine: {role: [_tensor(spec) for spec in specs] for role, specs in roles.items()}
@@ -76,6 +80,12 @@ class EncoderBundle:
     def backbone_path(self) -> Path:
         """The ONNX file of the region backbone."""
         return self.directory / BACKBONE_FILE
+
+    @property
+    def feature_width(self) -> int:
+        """Features a crop."""
+        (features,) = self.card.tensors["region_backbone"]["outputs"]
+        return int(features.shape[1])
 
     @property
     def encoder_path(self) -> Path:

@@ -16,6 +16,7 @@ from chextriev.anatomy import Finding
 from chextriev.artifacts import open_artifact
 from chextriev.errors import CountMismatch, EmptySplit
 from chextriev.optional import require
+from chextriev.study_table import StudyTable
 
 KIND = "embeddings"
 VECTORS_FILE = "embeddings.npy"
@@ -68,6 +69,19 @@ class EmbeddingSet:
         if not len(rows):
             raise EmptySplit(f"the embeddings have no radiograph in split {split!r}")
         return self.take(rows)
+
+
+def embedding_set(table: StudyTable, vectors: npt.NDArray[np.float32], encoder_digest: str) -> EmbeddingSet:
+    """The vectors [N, D] of N radiographs with what the study table says of each."""
+    return EmbeddingSet(
+        vectors=vectors,
+        image_id=table.image_id,
+        study_id=table.study_id,
+        patient_id=table.patient_id,
+        findings=table.image_findings,
+        metadata={name: getattr(table, name) for name in METADATA},
+        encoder_digest=encoder_digest,
+    )
 
 
 def write_embedding_files(embeddings: EmbeddingSet, directory: Path) -> None:

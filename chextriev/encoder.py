@@ -25,15 +25,17 @@ class Embeddings:
 
     vectors: [B, D] float32, the retrieval embedding (compare by cosine). finding_logits: [B, 9] float32.
     region_logits: [B, 18, 9] float32. region_vectors: [B, 18, D] float32, whose mean over regions is the embedding.
-    encoder_digest: the bundle that made them.
+    hash_bits: [B, D] uint8 of 0 and 1, the signs of the embedding; `np.packbits(hash_bits, axis=1)` is what a binary
+    index wants. What a system does not have is None. encoder_digest: the bundle that made them.
     """
 
     image_ids: tuple[str, ...]
     vectors: npt.NDArray[np.float32]
     finding_logits: npt.NDArray[np.float32]
-    region_logits: npt.NDArray[np.float32]
-    region_vectors: npt.NDArray[np.float32]
     encoder_digest: str
+    region_logits: npt.NDArray[np.float32] | None = None
+    region_vectors: npt.NDArray[np.float32] | None = None
+    hash_bits: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -53,10 +55,10 @@ class Encoder(Protocol):
         """Encode radiographs, in order."""
 
     def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Backbone features [n, width] float32 of grey crops [n, 224, 224] uint8."""
+        """Backbone features [n, width] float32 of grey crops [n, size, size] uint8."""
 
     def relate(self, features: npt.NDArray[np.float32], image_ids: Iterable[str]) -> Embeddings:
-        """Embeddings of backbone features [B, 18, width] float32."""
+        """Embeddings of backbone features [B, crops, width] float32."""
 
 
 def open_encoder(bundle: str | Path | EncoderBundle, *, engine: str = "onnx") -> Encoder:

@@ -5,7 +5,7 @@ status 2; from Python, catch the branch you can mend::
 
     ChextrievError
     ├── InputError                what a person gave
-    │   ├── UnknownName           UnknownRegion, UnknownFinding, UnknownVariant, UnknownBackbone, UnknownEngine,
+    │   ├── UnknownName           UnknownRegion, UnknownFinding, UnknownSystem, UnknownBackbone, UnknownEngine,
     │   │                         UnknownProtocol
     │   ├── ImageError            UnreadableImage, EmptyImage
     │   ├── BoxError              MissingRegion, DuplicateRegion, EmptyBox, BoxOutside, InvalidBox
@@ -58,10 +58,10 @@ class UnknownFinding(UnknownName):
     kind = "finding"
 
 
-class UnknownVariant(UnknownName):
-    """Not a variant of the encoder."""
+class UnknownSystem(UnknownName):
+    """Not an encoder of the paper."""
 
-    kind = "variant"
+    kind = "system"
 
 
 class UnknownBackbone(UnknownName):

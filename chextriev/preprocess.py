@@ -7,6 +7,7 @@ up to `TOLERANCE_GREY_LEVELS`.
 """
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,19 @@ Measured: 1.0007 on noise, the worst content (tests/test_preprocess.py).
 """
 
 
+AREAS = {"regions": N_REGIONS, "image": 1, "regions+image": N_REGIONS + 1}
+"""Crops a radiograph, by what is cropped."""
+
+
 @dataclass(frozen=True)
 class CropSpec:
-    """How a region becomes the backbone's input. Saved with everything that depends on it."""
+    """How a radiograph becomes the backbone's input. Saved with everything that depends on it.
+
+    area: the 18 regions, the whole image, or the regions and then the image. size: of a crop, in pixels.
+    """
 
     size: int = 224
+    area: Literal["regions", "image", "regions+image"] = "regions"
     resize: str = "bilinear-antialias-uint8"
     corners: str = "nearest-integer"
     outside: str = "black"
@@ -36,8 +45,15 @@ class CropSpec:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise InvalidSetting(f"crop size {self.size}; a positive number of pixels is needed")
+        if self.area not in AREAS:
+            raise InvalidSetting(f"crop area {self.area!r}; choose one of {', '.join(AREAS)}")
         if (self.resize, self.corners, self.outside) != ("bilinear-antialias-uint8", "nearest-integer", "black"):
             raise InvalidSetting(f"unknown preprocessing {asdict(self)}; this release implements {asdict(CropSpec())}")
+
+    @property
+    def count(self) -> int:
+        """Crops a radiograph."""
+        return AREAS[self.area]
 
     @property
     def digest(self) -> str:
@@ -48,14 +64,14 @@ class CropSpec:
 def region_crops(
     pixels: npt.NDArray[np.uint8], boxes: RegionBoxes, spec: CropSpec | None = None
 ) -> npt.NDArray[np.uint8]:
-    """The 18 crops [18, size, size] uint8 of a radiograph [height, width] uint8."""
-    size = (spec or CropSpec()).size
+    """The crops [spec.count, size, size] uint8 of a radiograph [height, width] uint8; by default of its regions."""
+    spec = spec or CropSpec()
     image = Image.fromarray(pixels)
-    crops = np.empty((N_REGIONS, size, size), np.uint8)
-    for index, corners in enumerate(integer_corners(boxes)):
-        crop = image.crop(tuple(corners))
-        crops[index] = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR))
-    return crops
+    cut = [image.crop(tuple(corners)) for corners in integer_corners(boxes)] if spec.area != "image" else []
+    if spec.area != "regions":
+        cut.append(image)
+    size = (spec.size, spec.size)
+    return np.stack([np.asarray(crop.resize(size, Image.Resampling.BILINEAR)) for crop in cut])
 
 
 def integer_corners(boxes: RegionBoxes) -> npt.NDArray[np.int64]:

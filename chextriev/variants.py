@@ -6,7 +6,8 @@ Source: CheXtriev (MICCAI 2024), its ablation V0 to V6.
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from chextriev.errors import InvalidSetting, UnknownVariant
+from chextriev.errors import InvalidSetting
+from chextriev.preprocess import CropSpec
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,10 @@ class VariantSpec:
     edges: "none", or a vector for each ordered pair of regions: "learned", or "fixed" at its initial value as in the
     published code.
     residual: gate towards the projected features ("global") or the previous layer ("local").
-    loss: binary cross-entropy on image findings, or on region findings.
+    region_loss_share: s in loss = (1 - s) BCE(image findings) + s BCE(region findings).
+    whole_image: V0 only; the whole image is a 19th vector in the mean that is searched, as in the published numbers;
+    the findings are read from the regions alone.
+    backbone: "frozen", or "trained" together with the rest, from pixels.
     """
 
     name: str
@@ -28,44 +32,66 @@ class VariantSpec:
     positions: bool = False
     edges: Literal["none", "fixed", "learned"] = "none"
     residual: Literal["global", "local"] = "global"
-    loss: Literal["image", "region"] = "image"
+    region_loss_share: float = 0.0
+    whole_image: bool = False
+    backbone: Literal["frozen", "trained"] = "frozen"
     width: int = 1024
     layers: int = 2
     heads: int = 8
     head_width: int = 64
     feed_forward: int = 4
+    family: str = "variant"
 
     def __post_init__(self) -> None:
-        for key, allowed in _CHOICES.items():
-            if getattr(self, key) not in allowed:
-                raise InvalidSetting(f"variant {self.name}: {key} is {getattr(self, key)!r}; choose from {allowed}")
-        for key in ("width", "layers", "heads", "head_width", "feed_forward"):
-            if not isinstance(getattr(self, key), int) or getattr(self, key) < 1:
-                raise InvalidSetting(
-                    f"variant {self.name}: {key} is {getattr(self, key)!r}; a positive integer is needed"
-                )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "VariantSpec":
-        """The specification saved by `as_dict`; unknown keys are errors."""
-        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
-        if unknown or "name" not in values:
-            allowed = ", ".join(cls.__dataclass_fields__)
+        check_choices(self, _CHOICES)
+        check_positive(self, ("width", "layers", "heads", "head_width", "feed_forward"))
+        if not 0 <= self.region_loss_share <= 1:
             raise InvalidSetting(
-                f"a variant has a name and the settings {allowed}; got {', '.join(values) or 'nothing'}"
+                f"system {self.name}: region_loss_share is {self.region_loss_share!r}; 0 to 1 is allowed"
             )
-        return cls(**values)
+        if self.whole_image and self.graph:
+            raise InvalidSetting(f"system {self.name}: whole_image needs graph: false; the graph relates 18 regions")
+
+    @property
+    def crops(self) -> CropSpec:
+        """What of a radiograph the backbone sees."""
+        return CropSpec(area="regions+image" if self.whole_image else "regions")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the encoder gives."""
+        return "embedding", "finding_logits", "region_logits", "region_vectors"
+
+    def embedding_width(self, feature_width: int) -> int:  # noqa: ARG002 - of the other systems it depends on this
+        """Width of the retrieval embedding, for a backbone of this width."""
+        return self.width
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for manifests and checkpoints."""
         return asdict(self)
 
 
+def check_choices(spec: Any, choices: dict[str, tuple[str, ...]]) -> None:
+    """InvalidSetting for a field whose value is not one of its choices."""
+    for key, allowed in choices.items():
+        if getattr(spec, key) not in allowed:
+            raise InvalidSetting(f"system {spec.name}: {key} is {getattr(spec, key)!r}; choose from {allowed}")
+
+
+def check_positive(spec: Any, keys: tuple[str, ...]) -> None:
+    """InvalidSetting for a field that is not a positive integer."""
+    for key in keys:
+        value = getattr(spec, key)
+        if not isinstance(value, int) or value < 1:
+            raise InvalidSetting(f"system {spec.name}: {key} is {value!r}; a positive integer is needed")
+
+
 _CHOICES = {
     "adjacency": ("complete", "co-occurrence"),
     "edges": ("none", "fixed", "learned"),
     "residual": ("global", "local"),
-    "loss": ("image", "region"),
+    "backbone": ("frozen", "trained"),
+    "family": ("variant",),
 }
 
 _V0 = VariantSpec("v0-global", graph=False)
@@ -73,44 +99,20 @@ _V2 = VariantSpec("v2")
 _V3 = replace(_V2, name="v3", positions=True)
 _V4 = replace(_V3, name="v4", edges="learned", residual="local")
 _V5 = VariantSpec("v5", edges="learned")
+_V6 = replace(_V5, name="v6", positions=True)
 VARIANTS: dict[str, VariantSpec] = {
     spec.name: spec
     for spec in (
         _V0,
-        replace(_V0, name="v0-local", loss="region"),
+        replace(_V0, name="v0-local", region_loss_share=1.0),
         replace(_V2, name="v1", adjacency="co-occurrence"),
         _V2,
         _V3,
         _V4,
-        replace(_V4, name="v4-local", residual="global", loss="region"),
+        replace(_V4, name="v4-local", residual="global", region_loss_share=1.0),
         _V5,
-        replace(_V5, name="v6", positions=True),
+        _V6,
+        replace(_V6, name="v6-e2e", backbone="trained"),
     )
 }
 """The published ladder; each step differs from an earlier one by the fields named in its replace()."""
-
-
-def find_variant(name: str) -> VariantSpec:
-    """The published variant of this name."""
-    if name not in VARIANTS:
-        raise UnknownVariant(name, VARIANTS)
-    return VARIANTS[name]
-
-
-def new_variant(settings: dict[str, Any]) -> VariantSpec:
-    """A variant of one's own: a name, `base` (a published variant to start from, optional) and what differs.
-
-    A published name with other settings is refused, so that no result stands under a name that is not its own.
-    """
-    own = dict(settings)
-    base = own.pop("base", None)
-    if not isinstance(own.get("name"), str):
-        raise InvalidSetting(f"a variant of your own needs a name; got {', '.join(map(str, settings)) or 'nothing'}")
-    start = find_variant(base).as_dict() if base is not None else {}
-    spec = VariantSpec.from_dict({**start, **own})
-    if VARIANTS.get(spec.name, spec) != spec:
-        raise InvalidSetting(
-            f"{spec.name!r} is a published variant and these settings are not its own; give yours another name"
-            f" (name: my-variant, base: {spec.name}, ...)"
-        )
-    return spec

@@ -19,9 +19,9 @@ from chextriev.export.runners import PROVIDERS, open_session
 from chextriev.machine import describe_machine, median_ratio, time_in_turn
 from chextriev.preprocess import region_crops
 from chextriev.radiograph import RegionBoxes
+from chextriev.systems import find_system
 from chextriev.train.backbones import load_backbone, region_extractor
-from chextriev.train.region_encoder import RegionEncoder
-from chextriev.variants import find_variant
+from chextriev.train.encoders import new_encoder
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EncodeBenchSettings:
 
     backbone: str = "resnet50"
     weights: str | None = "random:0"
-    variant: str = "v6"
+    system: str = "v6"
     device: str = "cpu"
     height: int = 3000
     width: int = 2500
@@ -77,7 +77,7 @@ _PARTS = ("backbone", "encoder")
 def _modules(settings: EncodeBenchSettings) -> tuple[Any, TrainedEncoder]:
     backbone = load_backbone(settings.backbone, weights=settings.weights)
     torch.manual_seed(0)
-    encoder = RegionEncoder(find_variant(settings.variant), backbone.spec.width).eval()
+    encoder = new_encoder(find_system(settings.system), backbone.spec.width).eval()
     return backbone, TrainedEncoder(encoder, backbone.spec.width, {})
 
 

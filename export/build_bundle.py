@@ -26,11 +26,12 @@ from chextriev.export.checkpoint import TrainedEncoder, load_checkpoint
 from chextriev.export.runners import open_session
 from chextriev.export.to_onnx import write_onnx
 from chextriev.preprocess import CropSpec
+from chextriev.systems import SystemSpec, trains_backbone
 from chextriev.train.backbones import Backbone, load_backbone, region_extractor
-from chextriev.train.region_encoder import EncoderOutput
+from chextriev.train.encoders import SystemEncoder
 from chextriev.train.run_files import open_run
 
-METHOD = 2
+METHOD = 3
 """Part of every bundle's recipe; raise it when the same checkpoint begins to give other engines."""
 
 PARITY_LIMIT = 1e-4
@@ -51,26 +52,49 @@ def build_bundle(
         return open_bundle(out), True
     check_output(Path(out), KIND)
     trained = load_checkpoint(path)
-    backbone = _matching_backbone(trained, weights)
-    with publishing(Path(out), KIND) as scratch:
-        write_region_backbone(backbone, scratch / BACKBONE_FILE)
-        write_encoder(trained, scratch / ENCODER_FILE)
-        parity = measure_parity(scratch, backbone, trained)
-        (scratch / CARD_FILE).write_text(_card(trained, parity, facts).to_json())
-        seal(scratch, KIND, recipe)
+    backbone = trained.backbone or _matching_backbone(trained, weights)
+    digests = {key: trained.provenance[key] for key in ("table_digest", "features_digest")}
+    publish_bundle(Path(out), recipe, trained, backbone, training={**digests, **json.loads(json.dumps(facts))})
     return open_bundle(out), False
 
 
-def write_region_backbone(backbone: Backbone, path: Path) -> None:
-    """Engine `region_backbone`: crops [n, 1, 224, 224] uint8 -> features [n, width] float32."""
-    sample = torch.zeros(2, 1, CropSpec().size, CropSpec().size, dtype=torch.uint8)
+def publish_bundle(
+    out: Path, recipe: Recipe, trained: TrainedEncoder, backbone: Backbone, *, training: Mapping[str, Any]
+) -> None:
+    """Write both engines, compare them with PyTorch and publish the bundle. training: what the card says of origins."""
+    with publishing(out, KIND) as scratch:
+        write_region_backbone(backbone, scratch / BACKBONE_FILE, trained.spec.crops)
+        write_encoder(trained, scratch / ENCODER_FILE)
+        parity = measure_parity(scratch, backbone, trained)
+        card = _card(trained, backbone, parity, training)
+        (scratch / CARD_FILE).write_text(card.to_json())
+        seal(scratch, KIND, recipe)
+
+
+def write_region_backbone(backbone: Backbone, path: Path, crops: CropSpec | None = None) -> None:
+    """Engine `region_backbone`: crops [n, 1, size, size] uint8 -> features [n, width] float32."""
+    size = (crops or CropSpec()).size
+    sample = torch.zeros(2, 1, size, size, dtype=torch.uint8)
     write_onnx(region_extractor(backbone), sample, path, inputs="crops", outputs=["features"])
 
 
 def write_encoder(trained: TrainedEncoder, path: Path) -> None:
-    """Engine `encoder`: features [B, 18, width] float32 -> the tensors of EncoderOutput."""
-    sample = torch.zeros(2, N_REGIONS, trained.feature_width)
-    write_onnx(trained.encoder, sample, path, inputs="features", outputs=EncoderOutput._fields)
+    """Engine `encoder`: features [B, crops, width] float32 -> the outputs that the system has."""
+    sample = torch.zeros(2, trained.spec.crops.count, trained.feature_width)
+    write_onnx(_Served(trained.encoder), sample, path, inputs="features", outputs=trained.spec.outputs)
+
+
+class _Served(torch.nn.Module):
+    """An encoder that gives what its system has, without the places of what it has not."""
+
+    def __init__(self, encoder: SystemEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Features [B, crops, width] -> the outputs in the order of the specification."""
+        output = self.encoder(features)
+        return tuple(getattr(output, name) for name in self.encoder.spec.outputs)
 
 
 def measure_parity(directory: Path, backbone: Backbone, trained: TrainedEncoder) -> dict[str, float]:
@@ -78,19 +102,24 @@ def measure_parity(directory: Path, backbone: Backbone, trained: TrainedEncoder)
 
     The crops are random grey blocks for two radiographs; the features of one engine feed the other, as in service.
     """
-    crops = _random_crops()
+    spec = trained.spec
+    crops = _random_crops(spec.crops)
     with torch.inference_mode():
         features = region_extractor(backbone)(torch.from_numpy(crops))
-        expected = trained.encoder(features.unflatten(0, (-1, N_REGIONS)))
+        expected = _Served(trained.encoder)(features.unflatten(0, (-1, spec.crops.count)))
     (served,) = open_session(directory / BACKBONE_FILE).run(None, {"crops": crops})
     outputs = open_session(directory / ENCODER_FILE).run(
-        None, {"features": served.reshape(-1, N_REGIONS, served.shape[1])}
+        None, {"features": served.reshape(-1, spec.crops.count, served.shape[1])}
     )
     pairs = {
         "features": (served, features),
-        **dict(zip(EncoderOutput._fields, zip(outputs, expected, strict=True), strict=True)),
+        **dict(zip(spec.outputs, zip(outputs, expected, strict=True), strict=True)),
     }
-    parity = {name: relative_difference(engine, reference.numpy()) for name, (engine, reference) in pairs.items()}
+    parity = {
+        name: relative_difference(engine, reference.numpy())
+        for name, (engine, reference) in pairs.items()
+        if name != "hash_bits"  # signs of the embedding: a code of zero may fall on either side
+    }
     worst = max(parity, key=lambda name: parity[name])
     if not parity[worst] <= PARITY_LIMIT:
         raise EngineDiffers(
@@ -116,7 +145,7 @@ def _locate(path: Path) -> tuple[Path, Mapping[str, Any], dict[str, str]]:
 
 def _matching_backbone(trained: TrainedEncoder, weights: str | Path | None) -> Backbone:
     name, digest = trained.provenance["backbone"], trained.provenance["backbone_digest"]
-    if trained.provenance["crops_digest"] != CropSpec().digest:
+    if trained.provenance["crops_digest"] != trained.spec.crops.digest:
         raise OtherBackbone(
             "the encoder was trained on crops of another preprocessing; compute features and train again"
         )
@@ -129,44 +158,45 @@ def _matching_backbone(trained: TrainedEncoder, weights: str | Path | None) -> B
     return backbone
 
 
-def _random_crops() -> npt.NDArray[np.uint8]:
-    coarse = np.random.default_rng(0).uniform(0, 255, (2 * N_REGIONS, 1, 14, 14))
-    return np.kron(coarse, np.ones((16, 16))).astype(np.uint8)  # [36, 1, 224, 224]
+def _random_crops(spec: CropSpec) -> npt.NDArray[np.uint8]:
+    """[2 * count, 1, size, size]: blocks of a sixteenth."""
+    coarse = np.random.default_rng(0).uniform(0, 255, (2 * spec.count, 1, spec.size // 16, spec.size // 16))
+    return np.kron(coarse, np.ones((16, 16))).astype(np.uint8)
 
 
-def _card(trained: TrainedEncoder, parity: dict[str, float], facts: Mapping[str, Any]) -> BundleCard:
-    spec, provenance = trained.encoder.spec, trained.provenance
-    crops = CropSpec()
+def _card(
+    trained: TrainedEncoder, backbone: Backbone, parity: dict[str, float], training: Mapping[str, Any]
+) -> BundleCard:
+    spec, adjacency = trained.spec, trained.encoder.adjacency
+    stated = getattr(spec, "adjacency", "") == "co-occurrence" and adjacency is not None
     return BundleCard(
         system=spec.name,
-        variant=spec,
-        backbone=provenance["backbone"],
-        backbone_digest=provenance["backbone_digest"],
-        embedding_width=spec.width,
-        crops=crops,
-        tensors=_tensors(crops.size, trained.feature_width, spec.width),
-        training={
-            **{key: provenance[key] for key in ("table_digest", "features_digest")},
-            **json.loads(json.dumps(facts)),
-        },
+        spec=spec,
+        backbone=f"{backbone.spec.name}, trained with the encoder" if trains_backbone(spec) else backbone.spec.name,
+        backbone_digest=backbone.digest,
+        embedding_width=spec.embedding_width(trained.feature_width),
+        crops=spec.crops,
+        tensors=_tensors(spec, trained.feature_width),
+        training=dict(training),
         parity=parity,
+        adjacency=adjacency.int().tolist() if stated and adjacency is not None else None,
     )
 
 
-def _tensors(size: int, width: int, embedding: int) -> dict[str, dict[str, list[TensorSpec]]]:
-    features = TensorSpec("features", ("batch", N_REGIONS, width), "float32")
+def _tensors(spec: SystemSpec, width: int) -> dict[str, dict[str, list[TensorSpec]]]:
+    crops, embedding = spec.crops, spec.embedding_width(width)
+    shapes: dict[str, tuple[str | int, ...]] = {
+        "embedding": ("batch", embedding),
+        "finding_logits": ("batch", N_FINDINGS),
+        "region_logits": ("batch", N_REGIONS, N_FINDINGS),
+        "region_vectors": ("batch", crops.count, embedding),
+        "hash_bits": ("batch", embedding),
+    }
+    outputs = [TensorSpec(name, shapes[name], "uint8" if name == "hash_bits" else "float32") for name in spec.outputs]
     return {
         "region_backbone": {
-            "inputs": [TensorSpec("crops", ("n", 1, size, size), "uint8")],
+            "inputs": [TensorSpec("crops", ("n", 1, crops.size, crops.size), "uint8")],
             "outputs": [TensorSpec("features", ("n", width), "float32")],
         },
-        "encoder": {
-            "inputs": [features],
-            "outputs": [
-                TensorSpec("embedding", ("batch", embedding), "float32"),
-                TensorSpec("finding_logits", ("batch", N_FINDINGS), "float32"),
-                TensorSpec("region_logits", ("batch", N_REGIONS, N_FINDINGS), "float32"),
-                TensorSpec("region_vectors", ("batch", N_REGIONS, embedding), "float32"),
-            ],
-        },
+        "encoder": {"inputs": [TensorSpec("features", ("batch", crops.count, width), "float32")], "outputs": outputs},
     }

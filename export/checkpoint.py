@@ -2,25 +2,37 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from chextriev.errors import ChextrievError, UnreadableCheckpoint
-from chextriev.train.region_encoder import RegionEncoder
+from chextriev.systems import SystemSpec, system_from_dict, trains_backbone
+from chextriev.train.backbones import Backbone, backbone_digest
+from chextriev.train.encoders import SystemEncoder, find_backbone_spec, new_encoder
 from chextriev.train.torch_files import load_plain
-from chextriev.variants import VariantSpec
 
-_PREFIX = "encoder."
-
+_ENCODER, _BACKBONE = "encoder.", "backbone.extractor.trunk."
 
 PROVENANCE = ("backbone", "backbone_digest", "crops_digest", "features_digest", "table_digest")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainedEncoder:
-    """An encoder with its weights, and the digests of what it was trained on."""
+    """An encoder with its weights, and the digests of what it was trained on.
 
-    encoder: RegionEncoder
+    backbone: the convolutions that were trained with it; None where they were frozen and are found by their digest.
+    """
+
+    encoder: SystemEncoder
     feature_width: int
     provenance: dict[str, str]
+    backbone: Backbone | None = None
+
+    @property
+    def spec(self) -> SystemSpec:
+        """What the encoder is."""
+        return self.encoder.spec
 
 
 def load_checkpoint(path: str | Path) -> TrainedEncoder:
@@ -34,11 +46,28 @@ def load_checkpoint(path: str | Path) -> TrainedEncoder:
         raise UnreadableCheckpoint(f"{path} holds a {type(content).__name__}; a checkpoint is a dictionary")
     try:
         settings = content["hyper_parameters"]
-        spec = VariantSpec.from_dict(settings["variant"])
-        encoder = RegionEncoder(spec, settings["feature_width"])
-        weights = {name.removeprefix(_PREFIX): tensor for name, tensor in content["state_dict"].items()}
-        encoder.load_state_dict(weights)
+        spec = system_from_dict(settings["system"])
+        encoder = new_encoder(spec, settings["feature_width"])
+        state: dict[str, torch.Tensor] = content["state_dict"]
+        encoder.load_state_dict(_under(state, _ENCODER))
         provenance = {key: str(settings["provenance"][key]) for key in PROVENANCE}
-    except (KeyError, TypeError, RuntimeError, ChextrievError) as error:
+        backbone = _trained_backbone(provenance["backbone"], state) if trains_backbone(spec) else None
+    except (KeyError, TypeError, AttributeError, RuntimeError, ChextrievError) as error:
         raise UnreadableCheckpoint(f"{path} is not a checkpoint of `chextriev train fit`: {error}") from error
-    return TrainedEncoder(encoder.eval(), settings["feature_width"], provenance)
+    if backbone is not None:
+        provenance["backbone_digest"] = backbone.digest
+    return TrainedEncoder(encoder.eval(), settings["feature_width"], provenance, backbone)
+
+
+def _trained_backbone(name: str, state: dict[str, torch.Tensor]) -> Backbone:
+    spec = find_backbone_spec(name)
+    module = spec.network()
+    module.load_state_dict(_under(state, _BACKBONE))
+    return Backbone(
+        module.freeze(), spec, backbone_digest(spec, module, "trained with the encoder"), "of the checkpoint"
+    )
+
+
+def _under(state: dict[str, Any], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

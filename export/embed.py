@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.anatomy import N_REGIONS
 from chextriev.artifacts import Manifest, Recipe, check_output, find_current, publishing, seal
-from chextriev.embedding_set import KIND, METADATA, EmbeddingSet, write_embedding_files
+from chextriev.embedding_set import KIND, EmbeddingSet, embedding_set, write_embedding_files
 from chextriev.encoder import Encoder
 from chextriev.errors import DigestMismatch, EmptySplit
 from chextriev.export.runners import BATCH, batched
@@ -16,6 +15,7 @@ from chextriev.progress import track
 from chextriev.study_table import StudyTable
 from chextriev.train.crop_stream import FeatureSettings, Refusal, crops_in_order, write_refusals
 from chextriev.train.feature_store import QUARANTINE_FILE, RegionFeatures
+from chextriev.train.features import PIXELS
 
 METHOD = 2
 """Part of the recipe of embeddings; raise it when the same inputs begin to give other vectors."""
@@ -44,7 +44,7 @@ def embed_table(
         raise EmptySplit("no radiograph to embed: the study table is empty or all of its images are unreadable")
     rows, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
     with publishing(Path(out), KIND) as scratch:
-        write_embedding_files(_as_set(table.take(rows), vectors, encoder.bundle.digest), scratch)
+        write_embedding_files(embedding_set(table.take(rows), vectors, encoder.bundle.digest), scratch)
         write_refusals(refusals, scratch / QUARANTINE_FILE)
         facts = {"n": len(vectors), "width": vectors.shape[1], "quarantined": len(table) - len(rows)}
         manifest = seal(scratch, KIND, recipe, facts)
@@ -67,20 +67,34 @@ def _encoded(
             read = [(row, crops) for row, crops in batch if not isinstance(crops, Refusal)]
             if read:
                 rows = np.array([row for row, _ in read])
-                extracted = encoder.extract(np.concatenate([crops for _, crops in read]))
-                yield rows, encoder.relate(extracted.reshape(len(rows), N_REGIONS, -1), table.image_id[rows]).vectors
+                yield rows, _vectors(encoder, np.concatenate([crops for _, crops in read]), table.image_id[rows])
     else:
         available = np.flatnonzero(features.available)
         starts = track(range(0, len(available), BATCH), "embed", unit="batch")
         for rows in (available[start : start + BATCH] for start in starts):
-            yield rows, encoder.relate(features.rows(rows), table.image_id[rows]).vectors
+            content, names = features.rows(rows), table.image_id[rows]
+            if features.backbone == PIXELS:
+                size = encoder.bundle.card.crops.size
+                yield rows, _vectors(encoder, content.reshape(-1, size, size), names)
+            else:
+                yield rows, encoder.relate(content, names).vectors
+
+
+def _vectors(encoder: Encoder, crops: npt.NDArray[np.uint8], image_ids: npt.NDArray[np.object_]) -> Vectors:
+    """Embeddings [B, D] float32 of the grey crops [B * crops, size, size] of B radiographs."""
+    return encoder.relate(
+        encoder.extract(crops).reshape(len(image_ids), -1, encoder.bundle.feature_width), image_ids
+    ).vectors
 
 
 def _check_same(encoder: Encoder, table: StudyTable, features: RegionFeatures) -> None:
     card = encoder.bundle.card
     pairs = {
         "study table": (features.table_digest, table.digest),
-        "backbone": (features.backbone_digest, card.backbone_digest),
+        "backbone": (
+            card.backbone_digest if features.backbone == PIXELS else features.backbone_digest,
+            card.backbone_digest,
+        ),
         "preprocessing": (features.crops_digest, card.crops.digest),
     }
     for name, (ours, wanted) in pairs.items():
@@ -90,21 +104,9 @@ def _check_same(encoder: Encoder, table: StudyTable, features: RegionFeatures) -
             )
 
 
-def _as_set(table: StudyTable, vectors: npt.NDArray[np.float32], encoder_digest: str) -> EmbeddingSet:
-    return EmbeddingSet(
-        vectors=vectors,
-        image_id=table.image_id,
-        study_id=table.study_id,
-        patient_id=table.patient_id,
-        findings=table.image_findings,
-        metadata={name: getattr(table, name) for name in METADATA},
-        encoder_digest=encoder_digest,
-    )
-
-
 def pooled_features(table: StudyTable, features: RegionFeatures) -> EmbeddingSet:
     """The baseline every trained encoder must beat: the mean of the frozen features over the 18 regions."""
     rows = np.flatnonzero(features.available)
     batches = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
     vectors = np.concatenate([features.rows(batch).mean(axis=1) for batch in batches])
-    return _as_set(table.take(rows), vectors, features.digest)
+    return embedding_set(table.take(rows), vectors, features.digest)

@@ -1,6 +1,6 @@
 """What executes a bundle: ONNX Runtime, on whatever it has."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.anatomy import N_FINDINGS, N_REGIONS
 from chextriev.bundle import EncoderBundle
 from chextriev.encoder import Embeddings
 from chextriev.errors import CountMismatch, DamagedArtifact, MissingDependency
@@ -25,13 +24,13 @@ BATCH = 8
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-_ARRAYS = ("vectors", "finding_logits", "region_logits", "region_vectors")
-
 Item = TypeVar("Item")
 
 
 class OnnxExtractor:
     """Grey crops to backbone features by ONNX Runtime."""
+
+    dtype = "float16"
 
     def __init__(self, model: Path | bytes, *, backbone: str, backbone_digest: str, device: str = "cpu") -> None:
         self.backbone, self.backbone_digest = backbone, backbone_digest
@@ -73,21 +72,22 @@ class OnnxEncoder:
         return join_embeddings([self._encode_batch(batch) for batch in batched(radiographs, BATCH)], self.bundle)
 
     def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Backbone features [n, width] float32 of grey crops [n, 224, 224] uint8."""
+        """Backbone features [n, width] float32 of grey crops [n, size, size] uint8."""
         return self._extractor.extract(crops[:, np.newaxis])
 
     def relate(self, features: npt.NDArray[np.float32], image_ids: Iterable[str]) -> Embeddings:
-        """Embeddings of backbone features [B, 18, width] float32."""
-        names = tuple(image_ids)
-        if features.shape != (len(names), N_REGIONS, self._extractor.width):
-            wanted = [len(names), N_REGIONS, self._extractor.width]
+        """Embeddings of backbone features [B, crops, width] float32."""
+        names, crops = tuple(image_ids), self.bundle.card.crops.count
+        if features.shape != (len(names), crops, self._extractor.width):
+            wanted = [len(names), crops, self._extractor.width]
             raise CountMismatch(f"features have shape {list(features.shape)}; {wanted} is needed for {len(names)} ids")
-        embedding, findings, regions, vectors = self._session.run(None, {"features": features.astype(np.float32)})
-        return Embeddings(names, embedding, findings, regions, vectors, self.bundle.digest)
+        found = self._session.run(None, {"features": features.astype(np.float32)})
+        return as_embeddings(names, dict(zip(self.bundle.card.spec.outputs, found, strict=True)), self.bundle)
 
     def _encode_batch(self, radiographs: Sequence[Radiograph]) -> Embeddings:
-        crops = np.concatenate([region_crops(item.pixels, item.boxes, self.bundle.card.crops) for item in radiographs])
-        features = self.extract(crops).reshape(len(radiographs), N_REGIONS, -1)
+        spec = self.bundle.card.crops
+        crops = np.concatenate([region_crops(item.pixels, item.boxes, spec) for item in radiographs])
+        features = self.extract(crops).reshape(len(radiographs), spec.count, -1)
         return self.relate(features, (item.image_id for item in radiographs))
 
 
@@ -125,13 +125,19 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
+def as_embeddings(
+    image_ids: Iterable[str], outputs: Mapping[str, npt.NDArray[Any]], bundle: EncoderBundle
+) -> Embeddings:
+    """An encoder engine's outputs, by the names of the card, as embeddings."""
+    others = {name: array for name, array in outputs.items() if name != "embedding"}
+    return Embeddings(tuple(image_ids), outputs["embedding"], encoder_digest=bundle.digest, **others)
+
+
 def join_embeddings(parts: Sequence[Embeddings], bundle: EncoderBundle) -> Embeddings:
     """The parts as one, in order; no part at all gives zero rows of the right widths."""
-    if not parts:
-        width = bundle.card.embedding_width
-        shapes = ((0, width), (0, N_FINDINGS), (0, N_REGIONS, N_FINDINGS), (0, N_REGIONS, width))
-        arrays = [np.empty(shape, np.float32) for shape in shapes]
-    else:
-        arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS]
-    ids = tuple(name for part in parts for name in part.image_ids)
-    return Embeddings(ids, **dict(zip(_ARRAYS, arrays, strict=True)), encoder_digest=bundle.digest)
+    tensors = {tensor.name: tensor for tensor in bundle.card.tensors["encoder"]["outputs"]}
+    joined = {}
+    for name, tensor in tensors.items():
+        arrays = [getattr(part, "vectors" if name == "embedding" else name) for part in parts]
+        joined[name] = np.concatenate(arrays) if arrays else np.empty((0, *map(int, tensor.shape[1:])), tensor.dtype)
+    return as_embeddings((name for part in parts for name in part.image_ids), joined, bundle)

@@ -9,17 +9,17 @@ import torch
 from chextriev.anatomy import N_FINDINGS, N_REGIONS
 from chextriev.errors import InvalidSetting
 from chextriev.machine import describe_machine, median_ratio, time_in_turn
+from chextriev.systems import find_system
 from chextriev.train.backbones import load_backbone, region_extractor
-from chextriev.train.losses import finding_loss
-from chextriev.train.region_encoder import RegionEncoder
-from chextriev.variants import find_variant
+from chextriev.train.encoders import new_encoder
+from chextriev.train.losses import system_loss
 
 
 @dataclass(frozen=True)
 class TrainBenchSettings:
     """What is measured: steps of `batch` radiographs. Random weights do not change the speed."""
 
-    variant: str = "v6"
+    system: str = "v6"
     backbone: str = "resnet50"
     weights: str | None = "random:0"
     batch: int = 4
@@ -34,8 +34,8 @@ def bench_train(settings: TrainBenchSettings) -> dict[str, Any]:
     """Radiographs a second of both loops (medians) and their ratio; JSON-able."""
     backbone = load_backbone(settings.backbone, weights=settings.weights)
     extractor = region_extractor(backbone)
-    spec = find_variant(settings.variant)
-    encoder = RegionEncoder(spec, backbone.spec.width)
+    spec = find_system(settings.system)
+    encoder = new_encoder(spec, backbone.spec.width)
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-4)
     generator = torch.Generator().manual_seed(0)
     crops = torch.randint(0, 255, (settings.batch * N_REGIONS, 1, 224, 224), generator=generator, dtype=torch.uint8)
@@ -47,7 +47,7 @@ def bench_train(settings: TrainBenchSettings) -> dict[str, Any]:
 
     def step(batch: torch.Tensor) -> None:
         optimizer.zero_grad()
-        loss = finding_loss(encoder(batch), findings.amax(dim=1), findings, spec.loss)
+        loss = system_loss(spec, encoder(batch), findings.amax(dim=1), findings)
         torch.autograd.backward(loss)
         optimizer.step()
 

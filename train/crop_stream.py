@@ -18,13 +18,17 @@ from chextriev.preprocess import CropSpec, region_crops
 from chextriev.radiograph import read_pixels
 from chextriev.study_table import StudyTable
 
+SHARD_BYTES = 64 * 1024**2
+"""A shard is built in memory; 512 radiographs of 18 x 2048 float16 are 38 MB."""
+
 
 @dataclass(frozen=True)
 class FeatureSettings:
     """How features are computed.
 
     batch: radiographs a call of the extractor. workers: threads that decode and crop. shard_rows: radiographs a file;
-    None is a sixteenth of the table, from 16 to 512, so that a run that is stopped loses little of its work.
+    None is a sixteenth of the table, from 16 to 512 and of 64 MiB at most, so that a run that is stopped loses
+    little of its work.
     """
 
     crops: CropSpec = field(default_factory=CropSpec)
@@ -38,9 +42,9 @@ class FeatureSettings:
             if value is not None and value < 1:
                 raise InvalidSetting(f"features: {name} is {value}; at least 1 is needed")
 
-    def rows_a_shard(self, radiographs: int) -> int:
-        """Radiographs a file, for a table of this many."""
-        return self.shard_rows or min(max(radiographs // 16, 16), 512)
+    def rows_a_shard(self, radiographs: int, row_bytes: int) -> int:
+        """Radiographs a file, for a table of this many, each of so many bytes."""
+        return self.shard_rows or max(1, min(max(radiographs // 16, 16), 512, SHARD_BYTES // row_bytes))
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,13 @@ def write_refusals(refusals: Sequence[Refusal], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-Crops = npt.NDArray[np.uint8]  # [18, size, size]
+Crops = npt.NDArray[np.uint8]  # [spec.count, size, size]
 
 
 def crops_in_order(
     table: StudyTable, rows: range, settings: FeatureSettings
 ) -> Generator[tuple[int, Crops | Refusal], None, None]:
-    """Yield each row with its 18 crops [18, size, size] uint8, or why there are none.
+    """Yield each row with its crops [count, size, size] uint8, or why there are none.
 
     At most two batches are in memory before the consumer asks for them.
     """
@@ -88,7 +92,7 @@ def crops_in_order(
 
 
 def read_crops(table: StudyTable, row: int, spec: CropSpec) -> Crops | Refusal:
-    """Decode one radiograph and cut its crops [18, size, size] uint8; what is wrong with it becomes a Refusal."""
+    """Decode one radiograph and cut its crops [count, size, size] uint8; what is wrong with it becomes a Refusal."""
     try:
         height, width = int(table.height[row]), int(table.width[row])
         pixels, boxes = read_pixels(table.image_path(row)), table.boxes(row)

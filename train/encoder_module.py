@@ -1,96 +1,114 @@
-"""The Lightning module that fits V0 to V6 on region features."""
+"""The Lightning module that trains every system, from region features or from pixels."""
 
-from typing import Any, NamedTuple
+from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from chextriev.errors import InvalidSetting, OtherBackbone
+from chextriev.preprocess import CropSpec
+from chextriev.systems import find_system, new_system, trains_backbone
 from chextriev.train.adjacency import cooccurrence_adjacency
+from chextriev.train.encoder_output import EncoderOutput
+from chextriev.train.encoders import new_encoder, set_adjacency
 from chextriev.train.feature_data import Batch, FeatureData
-from chextriev.train.losses import finding_loss
-from chextriev.train.region_encoder import EncoderOutput, RegionEncoder
+from chextriev.train.features import PIXELS
+from chextriev.train.gather import gather_rows
+from chextriev.train.learned_backbone import LearnedBackbone, new_learned_backbone
+from chextriev.train.losses import system_loss
 from chextriev.train.validation import mean_auroc, retrieval_precision
-from chextriev.variants import find_variant, new_variant
-
-SCHEDULE_FACTOR, SCHEDULE_PATIENCE = 0.1, 4
-
-
-class Validated(NamedTuple):
-    """What validation keeps of a batch, on the CPU: outputs, findings and rows of the study table."""
-
-    embedding: Tensor
-    finding_logits: Tensor
-    region_logits: Tensor
-    image_findings: Tensor
-    region_findings: Tensor
-    row: Tensor
+from chextriev.variants import VariantSpec
 
 
 class EncoderModule(pl.LightningModule):
-    """Train a variant as published: Adam, the rate cut where the validation loss stands still.
+    """Train a system as published: Adam, the rate cut where the validation loss stands still.
 
     Args:
-        variant: name of a published variant, or the settings of a new one (`base` names the one it starts from).
-        feature_width: width of a region's backbone feature (taken from the data).
+        system: name of a system of the paper, or the settings of a new one (`base` names the one it starts from).
+        feature_width: numbers a crop (taken from the data).
         learning_rate: of Adam.
+        weight_decay: of Adam, added to the gradient.
+        plateau_factor: by which the rate is cut; null keeps it constant.
+        plateau_patience: epochs without a lower validation loss before a cut.
+        backbone: what to fine-tune, for systems that train their backbone and do not bring their own.
+        weights: where its weights come from, as for `chextriev data features`.
+        recompute: hold the activations of two radiographs at a time and compute them twice.
         provenance: digests of the data (taken from the data).
     """
 
     def __init__(
         self,
-        variant: str | dict[str, Any] = "v6",
+        system: str | dict[str, Any] = "v6",
         feature_width: int = 2048,
+        *,
         learning_rate: float = 1e-4,
+        weight_decay: float = 0.0,
+        plateau_factor: float | None = 0.1,
+        plateau_patience: int = 4,
+        backbone: str = "resnet50",
+        weights: str | None = None,
+        recompute: bool = True,
         provenance: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        spec = find_variant(variant) if isinstance(variant, str) else new_variant(variant)
-        self.spec, self.learning_rate = spec, learning_rate
+        self.spec = find_system(system) if isinstance(system, str) else new_system(system)
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.plateau_factor, self.plateau_patience = plateau_factor, plateau_patience
+        self.backbone: LearnedBackbone | None = None
+        provenance = dict(provenance or {})
+        if trains_backbone(self.spec):
+            self.backbone, start = new_learned_backbone(self.spec, name=backbone, weights=weights, recompute=recompute)
+            feature_width = start.spec.width
+            provenance |= {"backbone": start.spec.name, "backbone_digest": start.digest}
         self.save_hyperparameters(
             {
-                "variant": spec.as_dict(),
+                "system": self.spec.as_dict(),
                 "feature_width": feature_width,
                 "learning_rate": learning_rate,
-                "provenance": provenance or {},
+                "provenance": provenance,
             }
         )
-        self.encoder = RegionEncoder(spec, feature_width)
-        self._validated: list[Validated] = []
+        self.encoder = new_encoder(self.spec, feature_width)
+        self._validated: list[dict[str, Tensor]] = []
 
     def setup(self, stage: str) -> None:
-        """Compute the adjacency, where the variant has one, from the train split alone; checkpoints carry it."""
-        if stage == "fit" and self.encoder.transformer is not None and self.spec.adjacency == "co-occurrence":
-            linked = cooccurrence_adjacency(self._data.train_region_findings())
-            self.encoder.transformer.adjacency.copy_(torch.from_numpy(linked))
+        """Check what the features are of, and compute the adjacency from the train split; checkpoints carry it."""
+        self._check_features()
+        if stage == "fit" and getattr(self.spec, "adjacency", "") == "co-occurrence":
+            set_adjacency(self.encoder, torch.from_numpy(cooccurrence_adjacency(self._data.train_region_findings())))
 
     def forward(self, features: Tensor) -> EncoderOutput:
-        """Backbone features [B, 18, feature_width] float32."""
-        output: EncoderOutput = self.encoder(features)
+        """Features [B, crops, width] float32, or grey crops [B, crops, size * size] uint8 to a backbone that learns."""
+        output: EncoderOutput = self.encoder(features if self.backbone is None else self.backbone(features))
         return output
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss of one batch."""
-        loss = finding_loss(self(batch.features), batch.image_findings, batch.region_findings, self.spec.loss)
+        loss = system_loss(self.spec, self(batch.features), batch.image_findings, batch.region_findings)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.row))
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Keep what the metrics need: they are of the whole split, not means of batches."""
-        output = self(batch.features)
-        kept = (output.embedding, output.finding_logits, output.region_logits, *batch[1:])
-        self._validated.append(Validated(*(tensor.float().cpu() for tensor in kept)))
+        kept = {**_outputs(self(batch.features)), **batch._asdict()}
+        del kept["features"]
+        self._validated.append({name: _on_cpu(tensor) for name, tensor in kept.items()})
 
     def on_validation_epoch_end(self) -> None:
         """Loss, AUROC of the findings and retrieval precision of the deployed embedding, over the split."""
-        split = Validated(*(torch.cat(column) for column in zip(*self._validated, strict=True)))
+        own = {name: torch.cat([part[name] for part in self._validated]) for name in self._validated[0]}
         self._validated.clear()
-        findings = split.image_findings.numpy().astype(np.int8)
-        patients = self._data.table.patient_id[split.row.long().numpy()]
-        self.log("val_loss", finding_loss(split, split.image_findings, split.region_findings, self.spec.loss))
-        self.log("val_auroc", mean_auroc(split.finding_logits, findings), prog_bar=True)
-        self.log("val_precision_at_5", retrieval_precision(split.embedding, findings, patients, k=5), prog_bar=True)
+        split = gather_rows(own)
+        output = EncoderOutput(**{name: split[name] for name in EncoderOutput._fields if name in split})
+        findings = split["image_findings"].numpy()
+        patients = self._data.table.patient_id[split["row"].numpy()]
+        loss = system_loss(self.spec, output, split["image_findings"], split["region_findings"])
+        # Every process has computed these of all rows: their mean over processes is what each of them has.
+        self.log("val_loss", loss, sync_dist=True)
+        self.log("val_auroc", mean_auroc(self._image_logits(output), findings), prog_bar=True, sync_dist=True)
+        precision = retrieval_precision(output.embedding, findings, patients, k=5)
+        self.log("val_precision_at_5", precision, prog_bar=True, sync_dist=True)
 
     def test_step(self, batch: Batch, index: int) -> None:
         """As validation."""
@@ -100,18 +118,53 @@ class EncoderModule(pl.LightningModule):
         """As validation."""
         self.on_validation_epoch_end()
 
+    def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
+        """The embedding of each radiograph and its row of the study table."""
+        return {"row": batch.row.cpu(), "embedding": _on_cpu(self(batch.features).embedding)}
+
     def configure_optimizers(self) -> Any:
         """Adam and the plateau schedule."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        if self.plateau_factor is None:
+            return optimizer
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=SCHEDULE_FACTOR, patience=SCHEDULE_PATIENCE
+            optimizer, factor=self.plateau_factor, patience=self.plateau_patience
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+
+    def _image_logits(self, output: EncoderOutput) -> Tensor:
+        """[N, 9]: those of the image; the largest of the regions where no loss has trained the image's own head."""
+        if isinstance(self.spec, VariantSpec) and not self.spec.graph and self.spec.region_loss_share == 1:
+            return cast(Tensor, output.region_logits).amax(dim=1)
+        return output.finding_logits
+
+    def _check_features(self) -> None:
+        """OtherBackbone, with the command that is needed, where the cache is not what this system learns from."""
+        features, crops = self._data.features, self.spec.crops
+        if features.crops_digest == crops.digest and (features.backbone == PIXELS) == trains_backbone(self.spec):
+            return
+        name = PIXELS if trains_backbone(self.spec) else "NAME"
+        have = CropSpec(**features.crops)
+        raise OtherBackbone(
+            f"system {self.spec.name} does not learn from these features ({features.backbone}, {have.area} at"
+            f" {have.size} pixels); run: chextriev data features TABLE OUT --backbone {name} --area {crops.area}"
+            f" --size {crops.size}"
+        )
 
     @property
     def _data(self) -> FeatureData:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, FeatureData):
-            raise TypeError(f"EncoderModule trains from FeatureData, not {type(data).__name__}")
+            raise InvalidSetting(f"EncoderModule trains from FeatureData, not {type(data).__name__}")
         return data
+
+
+def _outputs(output: EncoderOutput) -> dict[str, Tensor]:
+    """What validation needs of an output: all but the region vectors, whose mean is the embedding."""
+    wanted = output._replace(region_vectors=None)._asdict()
+    return {name: tensor for name, tensor in wanted.items() if tensor is not None}
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu()

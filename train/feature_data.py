@@ -1,6 +1,7 @@
 """Region features and findings as a Lightning data module."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,9 @@ from chextriev.train.features import RegionFeatures, open_features
 
 
 class Batch(NamedTuple):
-    """features [B, 18, width] float32; image_findings [B, 9] int8; region_findings [B, 18, 9] int8; row [B] int64."""
+    """features [B, crops, width] float32 (uint8 of pixels); image_findings [B, 9] and region_findings [B, 18, 9] int8;
+    row [B] int64 of the study table.
+    """
 
     features: Tensor
     image_findings: Tensor
@@ -37,31 +40,45 @@ class FeatureDataset(Dataset[Batch]):
     def __getitem__(self, positions: list[int]) -> Batch:
         rows = self.rows[positions]
         return Batch(
-            features=torch.from_numpy(np.asarray(self.features.rows(rows), np.float32)),
+            features=torch.from_numpy(self.features.rows(rows)),
             image_findings=torch.from_numpy(self.table.image_findings[rows]),
             region_findings=torch.from_numpy(self.table.region_findings[rows]),
             row=torch.from_numpy(rows),
         )
 
 
-class Batches(Sampler[list[int]]):
-    """Positions of each batch, in order or shuffled.
+@dataclass(frozen=True)
+class Share:
+    """Which of the processes that train together this one is."""
 
-    The shuffled order depends on seed and epoch alone, so that a resumed run sees what an unbroken one would.
+    rank: int = 0
+    processes: int = 1
+
+
+class Batches(Sampler[list[int]]):
+    """Positions of each batch of one process, in order or shuffled.
+
+    The shuffled order depends on seed and epoch alone, so that a resumed run sees what an unbroken one would. Each step
+    deals `size` positions to every process; the last one divides what is left, and repeats a position for a process
+    that would get none, because all must take the same number of steps.
     """
 
-    def __init__(self, length: int, size: int, *, seed: int | None = None) -> None:
+    def __init__(self, length: int, size: int, *, seed: int | None = None, share: Share | None = None) -> None:
         self.length, self.size, self.seed, self.epoch = length, size, seed, 0
+        self.share = share or Share()
 
     def __len__(self) -> int:
-        return -(-self.length // self.size)
+        return -(-self.length // (self.size * self.share.processes))
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.arange(self.length)
         if self.seed is not None:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        for start in range(0, self.length, self.size):
-            yield order[start : start + self.size].tolist()
+        step = self.size * self.share.processes
+        for start in range(0, self.length, step):
+            dealt = order[start : start + step]
+            own = np.array_split(dealt, self.share.processes)[self.share.rank]
+            yield (own if len(own) else dealt[:1]).tolist()
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch, on the loader's sampler."""
@@ -92,7 +109,7 @@ class FeatureData(pl.LightningDataModule):
 
     @property
     def feature_width(self) -> int:
-        """Width of a region's backbone feature."""
+        """Numbers a crop."""
         return self.features.width
 
     @property
@@ -122,6 +139,10 @@ class FeatureData(pl.LightningDataModule):
         """The test split, in table order."""
         return self._loader("test")
 
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Every radiograph with features, in table order."""
+        return self._loader_of(np.flatnonzero(self.features.available))
+
     def _rows(self, split: str) -> npt.NDArray[np.int64]:
         rows = np.flatnonzero((self.table.split == split) & self.features.available)
         if not len(rows):
@@ -130,6 +151,9 @@ class FeatureData(pl.LightningDataModule):
         return rows
 
     def _loader(self, split: str, *, seed: int | None = None) -> DataLoader[Batch]:
-        rows = self._rows(split)
-        batches = Batches(len(rows), self.batch_size, seed=seed)
+        return self._loader_of(self._rows(split), seed=seed)
+
+    def _loader_of(self, rows: npt.NDArray[np.int64], *, seed: int | None = None) -> DataLoader[Batch]:
+        share = Share(self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else None
+        batches = Batches(len(rows), self.batch_size, seed=seed, share=share)
         return DataLoader(FeatureDataset(self.table, self.features, rows), sampler=batches, batch_size=None)

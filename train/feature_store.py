@@ -1,9 +1,13 @@
 """The feature cache on disk: how it is written, and how it is read.
 
 A directory of kind "region features": `store.json` (the key: all that the features depend on), shards
-`features-00000.npy` float16 [<= 512, 18, width] with rows in the order of the study table (NaN where there are none),
+`features-00000.npy` [<= 512, crops, width] with rows in the order of the study table (NaN where there are none),
 `quarantine.csv` (row, image id, reason, detail) and, once complete, a manifest. Each shard appears whole or
-not at all. float16 keeps 11 significant bits: a value is off by at most `FLOAT16_RELATIVE_ERROR` of itself, and below
+not at all. Features are float16; the grey crops themselves, for systems that train their own convolutions, are uint8 (0
+where there are none). Rows are read from the files one by one: memory holds what was asked for, however large the
+store.
+
+float16 keeps 11 significant bits: a value is off by at most `FLOAT16_RELATIVE_ERROR` of itself, and below
 6.1e-5 in size by at most `FLOAT16_ABSOLUTE_ERROR`.
 """
 
@@ -13,14 +17,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.anatomy import N_REGIONS
 from chextriev.artifacts import (
     MANIFEST,
     Manifest,
@@ -47,12 +49,12 @@ STORE_FILE = "store.json"
 QUARANTINE_FILE = "quarantine.csv"
 FLOAT16_RELATIVE_ERROR = 2.0**-11
 FLOAT16_ABSOLUTE_ERROR = 2.0**-25
-_MAX_OPEN_SHARDS = 512  # all of MIMIC-CXR-JPG has 453; an open one costs a file descriptor and no memory
 
 _OWN_FILES = rf"features-\d{{5,}}\.npy|{re.escape(STORE_FILE)}|{re.escape(QUARANTINE_FILE)}|{re.escape(MANIFEST)}"
 
-Shard = npt.NDArray[np.float16]  # [rows, 18, width]
-Row = npt.NDArray[np.float16]  # [18, width]
+Stored = npt.NDArray[np.float16] | npt.NDArray[np.uint8]
+Shard = Stored  # [rows, crops, width]
+Row = Stored  # [crops, width]
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class StoreKey:
     radiographs: int
     width: int
     shard_rows: int
+    crops: int
+    dtype: str
 
     @property
     def shards(self) -> int:
@@ -76,7 +80,7 @@ class StoreKey:
     def shape_of(self, shard: int) -> tuple[int, int, int]:
         """Shape of a shard; the last one may be short."""
         rows = min(self.shard_rows, self.radiographs - shard * self.shard_rows)
-        return rows, N_REGIONS, self.width
+        return rows, self.crops, self.width
 
     def check_same(self, wanted: "StoreKey", directory: Path) -> None:
         """Raise the error that names what differs between the store's key (this one) and the wanted one."""
@@ -159,7 +163,7 @@ class StoreWriter:
 
     def _count_whole(self) -> int:
         for shard in range(self.key.shards):
-            if not _is_whole(_shard_path(self.directory, shard), self.key.shape_of(shard)):
+            if not _is_whole(_shard_path(self.directory, shard), self.key.shape_of(shard), self.key.dtype):
                 return shard
         return self.key.shards
 
@@ -168,9 +172,9 @@ class StoreWriter:
 
 
 class RegionFeatures:
-    """A complete store, read by memory map.
+    """A complete store.
 
-    width: features a region. available: [N] bool, False for radiographs in quarantine. digest: of this artefact.
+    width: features a crop. available: [N] bool, False for radiographs in quarantine. digest: of this artefact.
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
@@ -181,28 +185,31 @@ class RegionFeatures:
         self.width = self.key.width
         self.available: npt.NDArray[np.bool_] = np.ones(self.key.radiographs, bool)
         self.available[[refusal.row for refusal in _read_quarantine(directory)]] = False
-        self._shard = lru_cache(_MAX_OPEN_SHARDS)(self._map)
 
     def __len__(self) -> int:
         return self.key.radiographs
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Memory maps stay behind when a copy goes to another process."""
-        return RegionFeatures, (self.directory, self.manifest)
+    @property
+    def crops(self) -> dict[str, Any]:
+        """What was cropped: the settings of a CropSpec."""
+        return dict(self.manifest.recipe.settings["crops"])
 
-    def rows(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Features [B, 18, width] float32 of B rows of the study table, in any order.
+    def rows(self, indices: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Features [B, crops, width] of B rows of the study table, in any order: float32, or uint8 of stored crops.
 
         Raises InvalidValue for a row outside the table or in quarantine.
         """
         wanted = np.asarray(indices, np.int64)
         self._check_rows(wanted)
         shards, positions = np.divmod(wanted, self.key.shard_rows)
-        features = np.empty((len(wanted), N_REGIONS, self.width), np.float32)
+        stored = np.empty((len(wanted), self.key.crops, self.width), self.key.dtype)
         for shard in np.unique(shards):
-            here = shards == shard
-            features[here] = self._shard(int(shard))[positions[here]]
-        return features
+            with _shard_path(self.directory, int(shard)).open("rb") as stream:
+                begin = _content_offset(stream)
+                for place in np.flatnonzero(shards == shard):
+                    stream.seek(begin + int(positions[place]) * stored[0].nbytes)
+                    stream.readinto(stored[place].data)
+        return stored if self.key.dtype == "uint8" else stored.astype(np.float32)
 
     def _check_rows(self, wanted: npt.NDArray[np.int64]) -> None:
         outside = (wanted < 0) | (wanted >= len(self))
@@ -213,9 +220,12 @@ class RegionFeatures:
             row = wanted[absent][0]
             raise InvalidValue(f"{self.directory}: row {row} has no features, see {QUARANTINE_FILE}; use `available`")
 
-    def _map(self, shard: int) -> Shard:
-        mapped: Shard = np.load(_shard_path(self.directory, shard), mmap_mode="r", allow_pickle=False)
-        return mapped
+
+def _content_offset(stream: BinaryIO) -> int:
+    """Where the numbers of a .npy file begin."""
+    np.lib.format.read_magic(stream)
+    np.lib.format.read_array_header_1_0(stream)
+    return stream.tell()
 
 
 def open_features(
@@ -250,12 +260,12 @@ def _shard_path(directory: Path, shard: int) -> Path:
     return directory / f"features-{shard:05d}.npy"
 
 
-def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+def _is_whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
     try:
         shard = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return False
-    return bool(shard.shape == shape and shard.dtype == np.float16)
+    return bool(shard.shape == shape and shard.dtype == dtype)
 
 
 def _read_key(directory: Path, *, refused: type[OutputExists] | type[DamagedArtifact]) -> StoreKey:

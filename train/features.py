@@ -11,25 +11,26 @@ from dataclasses import asdict, replace
 from functools import cache
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from chextriev.anatomy import N_REGIONS
 from chextriev.artifacts import MANIFEST, Manifest, Recipe, check_output, digest_of, seal
 from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue
+from chextriev.preprocess import CropSpec
 from chextriev.progress import track
 from chextriev.study_table import StudyTable
 from chextriev.train.backbones import Backbone, region_extractor
 from chextriev.train.crop_stream import Crops, FeatureSettings, Refusal, crops_in_order
-from chextriev.train.feature_store import KIND, RegionFeatures, StoreKey, StoreWriter, open_features
+from chextriev.train.feature_store import KIND, RegionFeatures, Row, Shard, StoreKey, StoreWriter, open_features
 
 __all__ = [
     "DeferredExtractor",
     "FeatureExtractor",
     "FeatureSettings",
+    "PixelExtractor",
     "RegionFeatures",
     "TorchExtractor",
     "compute_features",
@@ -38,18 +39,42 @@ __all__ = [
 
 
 class FeatureExtractor(Protocol):
-    """A backbone on some engine. backbone: its name. backbone_digest: of name, normalisation and weights."""
+    """A backbone on some engine.
+
+    backbone: its name. backbone_digest: of name, normalisation and weights. dtype: as what the features are stored.
+    """
 
     backbone: str
     backbone_digest: str
     width: int
+    dtype: str
 
-    def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         """Features [n, width] float32 of grey crops [n, 1, size, size] uint8."""
+
+
+PIXELS = "pixels"
+"""In place of a backbone: the grey crops themselves."""
+
+
+class PixelExtractor:
+    """Keeps the crops as they are, for systems that train their own convolutions: 231,528 x 18 x 224^2 are 209 GB."""
+
+    backbone, dtype = PIXELS, "uint8"
+    backbone_digest = digest_of({"backbone": PIXELS})
+
+    def __init__(self, crops: CropSpec) -> None:
+        self.width = crops.size**2
+
+    def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """[n, size * size] uint8 of grey crops [n, 1, size, size] uint8."""
+        return crops.reshape(len(crops), -1)
 
 
 class TorchExtractor:
     """A backbone on PyTorch."""
+
+    dtype = "float16"
 
     def __init__(self, backbone: Backbone, *, device: str = "cpu") -> None:
         try:
@@ -71,6 +96,8 @@ class TorchExtractor:
 
 class DeferredExtractor:
     """A backbone on an engine that is made when the first crops come: a complete store needs none."""
+
+    dtype = "float16"
 
     def __init__(self, backbone: Backbone, make: Callable[[Backbone], FeatureExtractor]) -> None:
         self.backbone, self.backbone_digest = backbone.spec.name, backbone.digest
@@ -102,7 +129,7 @@ def compute_features(
     rows = range(store.next_row, len(table))
     _fill(store, _features_in_order(table, rows, extractor, settings), rows)
     recipe = Recipe(
-        {"backbone": key.backbone, "width": key.width, "crops": asdict(settings.crops), "dtype": "float16"},
+        {"backbone": key.backbone, "width": key.width, "crops": asdict(settings.crops), "dtype": key.dtype},
         {"study table": key.table_digest, "backbone": key.backbone_digest},
     )
     facts = {
@@ -121,6 +148,7 @@ def _key(table: StudyTable, extractor: FeatureExtractor, settings: FeatureSettin
             f"features need a study table read from disk, with at least one radiograph (digest {table.digest!r},"
             f" {len(table)} radiographs)"
         )
+    row_bytes = settings.crops.count * extractor.width * np.dtype(extractor.dtype).itemsize
     return StoreKey(
         backbone=extractor.backbone,
         backbone_digest=extractor.backbone_digest,
@@ -129,7 +157,9 @@ def _key(table: StudyTable, extractor: FeatureExtractor, settings: FeatureSettin
         image_ids_digest=digest_of([str(image_id) for image_id in table.image_id]),
         radiographs=len(table),
         width=extractor.width,
-        shard_rows=settings.rows_a_shard(len(table)),
+        shard_rows=settings.rows_a_shard(len(table), row_bytes),
+        crops=settings.crops.count,
+        dtype=extractor.dtype,
     )
 
 
@@ -148,7 +178,7 @@ def _retry(store: StoreWriter, table: StudyTable, extractor: FeatureExtractor, s
     mended, refusals = 0, list(store.refusals)
     shown = track(refusals, "radiographs in quarantine", unit="radiograph") if refusals else iter(refusals)
     for shard, refused in groupby(shown, key=lambda refusal: refusal.row // store.key.shard_rows):
-        changed: dict[int, Features | Refusal] = {}
+        changed: dict[int, Row | Refusal] = {}
         for before in refused:
             one = range(before.row, before.row + 1)
             for row, result in _features_in_order(table, one, extractor, settings):
@@ -160,7 +190,7 @@ def _retry(store: StoreWriter, table: StudyTable, extractor: FeatureExtractor, s
     return mended
 
 
-def _fill(store: StoreWriter, features: Iterator[tuple[int, "Features | Refusal"]], rows: range) -> None:
+def _fill(store: StoreWriter, features: Iterator[tuple[int, Row | Refusal]], rows: range) -> None:
     shard, refusals = _empty_shard(store), list[Refusal]()
     for row, result in track(features, "region features", total=len(rows), unit="radiograph"):
         position = row - store.next_row
@@ -173,18 +203,16 @@ def _fill(store: StoreWriter, features: Iterator[tuple[int, "Features | Refusal"
             shard, refusals = _empty_shard(store), []
 
 
-def _empty_shard(store: StoreWriter) -> npt.NDArray[np.float16]:
-    rows = max(store.key.shape_of(store.next_shard)[0], 0)
-    return np.full((rows, N_REGIONS, store.key.width), np.nan, np.float16)
-
-
-Features = npt.NDArray[np.float16]  # [18, width]
+def _empty_shard(store: StoreWriter) -> Shard:
+    key = store.key
+    shape = (max(key.shape_of(store.next_shard)[0], 0), key.crops, key.width)
+    return np.zeros(shape, np.uint8) if key.dtype == "uint8" else np.full(shape, np.nan, np.float16)
 
 
 def _features_in_order(
     table: StudyTable, rows: range, extractor: FeatureExtractor, settings: FeatureSettings
-) -> Iterator[tuple[int, Features | Refusal]]:
-    """Yield each row with its features [18, width] float16, or why there are none."""
+) -> Iterator[tuple[int, Row | Refusal]]:
+    """Yield each row with its features [crops, width], or why there are none."""
     with closing(crops_in_order(table, rows, settings)) as stream:
         while batch := list(islice(stream, settings.batch)):
             features = iter(_extract([crops for _, crops in batch if not isinstance(crops, Refusal)], extractor))
@@ -192,18 +220,18 @@ def _features_in_order(
                 yield row, result if isinstance(result, Refusal) else next(features)
 
 
-def _extract(crops: list[Crops], extractor: FeatureExtractor) -> npt.NDArray[np.float16]:
-    """[n, 18, width] float16 of n radiographs' crops."""
+def _extract(crops: list[Crops], extractor: FeatureExtractor) -> Shard:
+    """[n, crops, width] of n radiographs' crops, as they are stored."""
     if not crops:
-        return np.empty((0, N_REGIONS, extractor.width), np.float16)
+        return np.empty((0, 0, extractor.width), np.float16)
     features = extractor.extract(np.concatenate(crops)[:, None])
-    if features.shape != (len(crops) * N_REGIONS, extractor.width):
-        wanted = [len(crops) * N_REGIONS, extractor.width]
-        raise CountMismatch(f"{extractor.backbone} gave features {list(features.shape)}; {wanted} is needed")
+    wanted = (len(crops) * len(crops[0]), extractor.width)
+    if features.shape != wanted:
+        raise CountMismatch(f"{extractor.backbone} gave features {list(features.shape)}; {list(wanted)} is needed")
     with np.errstate(over="ignore"):
-        rounded = features.astype(np.float16)
-    if not np.isfinite(rounded).all():
+        stored: Shard = features.astype(extractor.dtype, copy=False)
+    if not np.isfinite(stored).all():
         raise InvalidValue(
             f"{extractor.backbone} gave features up to {np.abs(features).max():.3g}; the cache holds 65,504 at most"
         )
-    return rounded.reshape(len(crops), N_REGIONS, extractor.width)
+    return stored.reshape(len(crops), -1, extractor.width)

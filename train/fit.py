@@ -3,35 +3,64 @@
 A run is an artefact of kind "training run": `best.ckpt` (by validation AUROC) and, outside its digest because they name
 places and times, `last.ckpt`, `config.yaml` and TensorBoard events. The manifest is written when training ends. An
 interrupted run has none; the same command goes on from its `last.ckpt`, which is written at the end of every epoch.
+
+Several processes (`--trainer.devices 2 --trainer.strategy ddp`) run all of this together; the first one alone writes.
 """
 
 import json
 import logging
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from torch import Tensor
 
-from chextriev.artifacts import Manifest, Recipe, digest_of, find_current, seal, write_text
+from chextriev.artifacts import (
+    Manifest,
+    Recipe,
+    check_output,
+    digest_of,
+    file_digest,
+    find_current,
+    publishing,
+    seal,
+    write_text,
+)
+from chextriev.embedding_set import KIND as EMBEDDINGS
+from chextriev.embedding_set import embedding_set, write_embedding_files
 from chextriev.errors import NotAnArtifact, OutputExists
+from chextriev.optional import require
 from chextriev.train.encoder_module import EncoderModule
 from chextriev.train.feature_data import FeatureData
+from chextriev.train.gather import gather_rows
 from chextriev.train.run_files import BEST_CHECKPOINT, KIND, LAST_CHECKPOINT
 from chextriev.train.torch_files import load_plain
 
 RECIPE_FILE = "recipe.json"
-METHOD = 2
+METHOD = 3
 """Part of every run's recipe; raise it when the same settings and data begin to give other weights."""
 
 _PLACES = (  # where things are and how they are shown: no part of a run's identity
-    *("config", "out", "ckpt_path", "weights_only", "data.features", "data.table", "best.dirpath"),
+    *(
+        "config",
+        "out",
+        "predictions",
+        "logger",
+        "ckpt_path",
+        "weights_only",
+        "data.features",
+        "data.table",
+        "best.dirpath",
+    ),
     *("trainer.default_root_dir", "trainer.logger", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
 )
 _EXPECTED_WARNINGS = (
@@ -43,8 +72,14 @@ _EXPECTED_WARNINGS = (
 )
 
 
+Logger = Literal["tensorboard", "wandb", "mlflow", "none"]
+
+
 class TrainCommand(LightningCLI):
-    """fit, validate and test; `--out` names the run."""
+    """fit, validate, test and predict; `--out` names the run.
+
+    manifest: of the run, or of the predictions; only the first of several processes has it.
+    """
 
     manifest: Manifest
     reused = False
@@ -52,6 +87,15 @@ class TrainCommand(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our run directory, the two callbacks of the paper's schedule, and what the model learns from the data."""
         parser.add_argument("--out", type=Path, default=Path("run"), help="directory of the run")
+        parser.add_argument(
+            "--logger",
+            type=Logger,
+            default="tensorboard",
+            help="what keeps the curves of `fit`, in the run's directory",
+        )
+        parser.add_argument(
+            "--predictions", type=Path, default=None, help="embeddings that `predict` writes (default: OUT/predictions)"
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "best")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults(_CALLBACKS)
@@ -61,12 +105,13 @@ class TrainCommand(LightningCLI):
         parser.link_arguments("data.provenance", "model.provenance", apply_on="instantiate")
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """TensorBoard beside the checkpoints unless the configuration names another logger; only fit logs."""
+        """The logger of `--logger`, unless the configuration names one of Lightning's; only fit logs."""
         config = self._get(self.config_init, "trainer")
         if self.subcommand != "fit":
             options["logger"] = False
         elif config["logger"] in (None, True):
-            options["logger"] = TensorBoardLogger(self._get(self.config_init, "out"), name="", version="")
+            name, out = self._get(self.config_init, "logger"), Path(self._get(self.config_init, "out"))
+            options["logger"] = _new_logger(name, out)
         return super().instantiate_trainer(**options)
 
     def fit(self, model: LightningModule, **options: Any) -> None:
@@ -76,12 +121,15 @@ class TrainCommand(LightningCLI):
         if current is not None:
             self.manifest, self.reused = current, True
             return
-        unfinished = _claim(out, recipe)
+        unfinished = _claim(out, recipe, write=self.trainer.is_global_zero)
         # At the end of an epoch, never within one: a loader cannot go on in the middle of its order.
         last = ModelCheckpoint(dirpath=out, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
         self.trainer.callbacks.append(last)  # type: ignore[attr-defined]
-        self.parser.save(self.config, str(out / "config.yaml"), overwrite=True, multifile=False)
+        if self.trainer.is_global_zero:
+            self.parser.save(self.config, str(out / "config.yaml"), overwrite=True, multifile=False)
         self.trainer.fit(model, **{**options, "ckpt_path": unfinished})
+        if not self.trainer.is_global_zero:
+            return
         if not (out / BEST_CHECKPOINT).is_file():
             raise NotAnArtifact(f"{out}: training ended without a validated checkpoint, so the run is not complete")
         self.manifest = seal(out, KIND, recipe, self._facts(), names=[BEST_CHECKPOINT])
@@ -93,6 +141,36 @@ class TrainCommand(LightningCLI):
     def test(self, model: LightningModule, **options: Any) -> None:
         """Measure the run's best checkpoint, or `--ckpt_path`, on the test split."""
         self.trainer.test(model, **self._with_checkpoint(options))
+
+    def predict(self, model: LightningModule, **options: Any) -> None:
+        """Write the embeddings of every radiograph that has features, by the run's best checkpoint or `--ckpt_path`."""
+        out = Path(self._get(self.config, "predictions") or Path(self._get(self.config, "out")) / "predictions")
+        chosen = self._with_checkpoint(options)
+        recipe = Recipe({"method": METHOD}, self._prediction_parents(Path(chosen["ckpt_path"])))
+        current = find_current(out, EMBEDDINGS, recipe)
+        if current is not None:
+            self.manifest, self.reused = current, True
+            return
+        check_output(out, EMBEDDINGS)
+        parts = self.trainer.predict(model, **chosen) or []
+        rows = gather_rows({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        if self.trainer.is_global_zero:
+            self.manifest = self._write_predictions(out, recipe, rows)
+
+    def _write_predictions(self, out: Path, recipe: Recipe, rows: dict[str, Tensor]) -> Manifest:
+        table = self.datamodule.table.take(rows["row"].numpy())
+        vectors = rows["embedding"].numpy()
+        with publishing(out, EMBEDDINGS) as scratch:
+            write_embedding_files(embedding_set(table, vectors, recipe.parents["encoder"]), scratch)
+            return seal(scratch, EMBEDDINGS, recipe, {"n": len(vectors), "width": vectors.shape[1]})
+
+    def _prediction_parents(self, checkpoint: Path) -> dict[str, str]:
+        provenance = self.datamodule.provenance
+        return {
+            "encoder": file_digest(checkpoint),
+            "study table": provenance["table_digest"],
+            "region features": provenance["features_digest"],
+        }
 
     def _with_checkpoint(self, options: dict[str, Any]) -> dict[str, Any]:
         path = options.get("ckpt_path") or Path(self._get(self.config, "out")) / BEST_CHECKPOINT
@@ -132,7 +210,7 @@ _CALLBACKS = {
 
 
 def run_train(arguments: Sequence[str]) -> TrainCommand:
-    """Run `fit`, `validate` or `test` with Lightning's arguments."""
+    """Run `fit`, `validate`, `test` or `predict` with Lightning's arguments."""
     handler = signal.getsignal(signal.SIGINT)
     for name in ("pytorch_lightning", "lightning_fabric"):  # the hardware it did not find, and advertisements
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -146,7 +224,7 @@ def run_train(arguments: Sequence[str]) -> TrainCommand:
                 FeatureData,
                 args=list(arguments),
                 seed_everything_default=0,
-                trainer_defaults={"enable_progress_bar": sys.stderr.isatty()},
+                trainer_defaults={"enable_progress_bar": sys.stderr.isatty(), "use_distributed_sampler": False},
                 save_config_callback=None,
             )
         except SystemExit as stop:
@@ -157,7 +235,24 @@ def run_train(arguments: Sequence[str]) -> TrainCommand:
             signal.signal(signal.SIGINT, handler)
 
 
-def _claim(out: Path, recipe: Recipe) -> str | None:
+def _new_logger(name: Logger, out: Path) -> Any:
+    """A logger that writes under the run's directory, and nowhere else unless its own settings send it there.
+
+    MissingDependency where its library is not installed.
+    """
+    if name == "none":
+        return False
+    if name == "wandb":
+        require("wandb", extra="wandb")
+        return WandbLogger(project="chextriev", save_dir=out, offline=os.environ.get("WANDB_MODE", "") != "online")
+    if name == "mlflow":
+        require("mlflow", extra="mlflow")
+        tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.absolute() / 'mlflow.db'}"
+        return MLFlowLogger(experiment_name="chextriev", tracking_uri=tracking)
+    return TensorBoardLogger(out, name="", version="")
+
+
+def _claim(out: Path, recipe: Recipe, *, write: bool) -> str | None:
     """Prepare `out` for this recipe; the checkpoint to go on from if it holds an interrupted run of the same recipe."""
     stated = out / RECIPE_FILE
     text = json.dumps({"digest": digest_of({"settings": recipe.settings, "parents": recipe.parents})}) + "\n"
@@ -166,8 +261,9 @@ def _claim(out: Path, recipe: Recipe) -> str | None:
         raise OutputExists(
             f"{out} holds something else than a run of these settings; choose another --out or remove it"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(stated, text)
+    if write:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(stated, text)
     last = out / LAST_CHECKPOINT
     if not last.is_file():
         return None

@@ -1,25 +1,12 @@
 """The encoder of V0 to V6: backbone features of 18 regions to an embedding and finding logits."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-from chextriev.anatomy import N_FINDINGS
+from chextriev.anatomy import N_FINDINGS, N_REGIONS
+from chextriev.train.encoder_output import EncoderOutput
 from chextriev.train.graph_transformer import GraphTransformer
 from chextriev.variants import VariantSpec
-
-
-class EncoderOutput(NamedTuple):
-    """embedding [B, width]; finding_logits [B, 9]; region_logits [B, 18, 9]; region_vectors [B, 18, width].
-
-    The embedding is the mean of the region vectors over the regions.
-    """
-
-    embedding: Tensor
-    finding_logits: Tensor
-    region_logits: Tensor
-    region_vectors: Tensor
 
 
 class RegionEncoder(nn.Module):
@@ -27,7 +14,8 @@ class RegionEncoder(nn.Module):
 
     Source: CheXtriev (MICCAI 2024). With a graph, the region vectors are the sum of the projected features and every
     layer's output, and one head reads regions and image from the last layer; without one (V0) they are the projected
-    features and regions and image have a head each.
+    features and regions and image have a head each. There the whole image may be a 19th vector of
+    the embedding alone, after the regions, as in the published evaluation.
     """
 
     def __init__(self, spec: VariantSpec, feature_width: int, adjacency: Tensor | None = None) -> None:
@@ -39,17 +27,25 @@ class RegionEncoder(nn.Module):
         self.transformer = GraphTransformer(spec, adjacency) if spec.graph else None
         self.region_head = _head(spec.width)
         self.finding_head = self.region_head if spec.graph else _head(spec.width)
+        if not spec.graph:  # a head that the loss never reaches must not wait for gradients
+            self.region_head.requires_grad_(spec.region_loss_share > 0)
+            self.finding_head.requires_grad_(spec.region_loss_share < 1)
+
+    @property
+    def adjacency(self) -> Tensor | None:
+        """[18, 18] int64, of variants with a graph."""
+        return None if self.transformer is None else self.transformer.adjacency
 
     def forward(self, features: Tensor) -> EncoderOutput:
-        """Backbone features [B, 18, feature_width] float32, before the projection."""
+        """Backbone features [B, 18, feature_width] float32, before the projection; 19 with the whole image."""
         first = self.projection(features)
         outputs = [first] if self.transformer is None else [first, *self.transformer(first)]
         region_vectors = torch.stack(outputs).sum(dim=0)
         last = outputs[-1]
         return EncoderOutput(
             embedding=region_vectors.mean(dim=1),
-            finding_logits=self.finding_head(last.mean(dim=1)),
-            region_logits=self.region_head(last),
+            finding_logits=self.finding_head(last[:, :N_REGIONS].mean(dim=1)),
+            region_logits=self.region_head(last[:, :N_REGIONS]),
             region_vectors=region_vectors,
         )
 

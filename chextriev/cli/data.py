@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chextriev.cli.output import add_action, emit
+from chextriev.preprocess import AREAS, CropSpec
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +71,13 @@ def _add_features(actions: Any) -> None:
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="directory of features; a run that was stopped goes on there"
     )
-    parser.add_argument("--backbone", default="efficientnet-lite0", help="its name (default: efficientnet-lite0)")
+    parser.add_argument(
+        "--backbone",
+        default="efficientnet-lite0",
+        help="its name, or pixels: the grey crops themselves, for systems that train their own (default: %(default)s)",
+    )
+    parser.add_argument("--area", choices=AREAS, default="regions", help="what is cropped (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="of a crop, in pixels (default: %(default)s)")
     parser.add_argument(
         "--weights", metavar="FILE", help="weights with the published names (default: where they come from)"
     )
@@ -81,19 +88,31 @@ def _add_features(actions: Any) -> None:
 def _features(options: argparse.Namespace) -> None:
     from chextriev.study_table import read_study_table
     from chextriev.train.backbones import load_backbone
-    from chextriev.train.features import DeferredExtractor, FeatureSettings, compute_features
+    from chextriev.train.features import (
+        PIXELS,
+        DeferredExtractor,
+        FeatureExtractor,
+        FeatureSettings,
+        PixelExtractor,
+        compute_features,
+    )
 
-    settings = FeatureSettings(batch=options.batch)
-    backbone = load_backbone(options.backbone, weights=options.weights)
+    settings = FeatureSettings(CropSpec(size=options.size, area=options.area), batch=options.batch)
     table = read_study_table(options.table)
-    extractor = DeferredExtractor(backbone, _maker(options.engine))
+    extractor: FeatureExtractor = PixelExtractor(settings.crops)
+    origin = "the grey crops themselves"
+    if options.backbone != PIXELS:
+        backbone = load_backbone(options.backbone, weights=options.weights)
+        extractor = DeferredExtractor(backbone, _maker(options.engine))
+        origin = f"{backbone.spec.name} ({backbone.weights_note})"
     manifest = compute_features(table, options.out, extractor, settings=settings)
-    facts, width = manifest.facts, manifest.recipe.settings["width"]
+    facts, made = manifest.facts, manifest.recipe.settings
+    shape = f"[{facts['radiographs']}, {settings.crops.count}, {made['width']}] {made['dtype']}"
     rate = f" at {facts['computed'] / facts['seconds']:.1f} radiographs/s" if facts["seconds"] else ""
     text = (
-        f"{facts['radiographs']:,} radiographs -> [{facts['radiographs']}, 18, {width}] float16:"
+        f"{facts['radiographs']:,} radiographs -> {shape}:"
         f" {facts['computed']:,} computed{rate}, {facts['reused']:,} reused, {facts['quarantined']:,} quarantined;"
-        f" {backbone.spec.name} ({backbone.weights_note}) -> {options.out}"
+        f" {origin} -> {options.out}"
     )
     emit(options, text, {"directory": str(options.out), "digest": manifest.digest, **facts})
 

@@ -4,7 +4,7 @@ import argparse
 
 from chextriev.cli.output import emit
 
-ACTIONS = ("fit", "validate", "test")
+ACTIONS = ("fit", "validate", "test", "predict")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,13 @@ def _run(options: argparse.Namespace) -> None:
 
     as_json = "--json" in options.arguments
     command = run_train([options.action, *(word for word in options.arguments if word != "--json")])
-    if options.action != "fit":
+    if not command.trainer.is_global_zero:
+        return  # one of several processes speaks for all
+    if options.action == "predict":
+        facts = {"digest": command.manifest.digest, "reused": command.reused, **command.manifest.facts}
+        said = "unchanged, reused" if command.reused else "embedded"
+        text = f"{said}: {facts['n']} radiographs x {facts['width']}"
+    elif options.action != "fit":
         facts = {name: float(value) for name, value in command.trainer.callback_metrics.items()}
         text = ""  # Lightning has printed its table
     else:

@@ -61,7 +61,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
         f"{folder}/run",
     ]
     options = {"max_epochs": "1", "accelerator": "cpu", "logger": "false", "enable_progress_bar": "false"}
-    words += ["--model.variant", SMALL, *(word for name in options for word in (f"--trainer.{name}", options[name]))]
+    words += ["--model.system", SMALL, *(word for name in options for word in (f"--trainer.{name}", options[name]))]
     run_train(words)
     build_bundle(folder / "run", folder / "bundle")
     embed_table(open_encoder(folder / "bundle"), table, folder / "embeddings")

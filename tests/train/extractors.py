@@ -14,7 +14,7 @@ SETTINGS = FeatureSettings(batch=2, shard_rows=5)  # shards of 5, 5 and 3 rows
 class Means:
     """A backbone whose six features are means and powers of the crop; it can stop after some calls."""
 
-    backbone, backbone_digest, width = "means", "a" * 64, 6
+    backbone, backbone_digest, width, dtype = "means", "a" * 64, 6, "float16"
 
     def __init__(self, *, stop_after: int = 1000) -> None:
         self.calls, self.stop_after = 0, stop_after

@@ -123,7 +123,7 @@ def test_a_reader_can_go_to_another_process(shared: StudyTable, tmp_path: Path) 
 
 
 def test_shards_are_a_sixteenth_of_the_table_within_bounds() -> None:
-    assert [FeatureSettings().rows_a_shard(count) for count in (3, 357, 231_528)] == [16, 22, 512]
+    assert [FeatureSettings().rows_a_shard(count, 73_728) for count in (3, 357, 231_528)] == [16, 22, 512]
 
 
 class Wide(Means):

@@ -16,7 +16,7 @@ from chextriev.errors import (
     InvalidSetting,
     NotAnArtifact,
     OutputExists,
-    UnknownVariant,
+    UnknownSystem,
     UnreadableCheckpoint,
 )
 from chextriev.train.configs import config_path
@@ -34,7 +34,7 @@ SMALL = "{name: tiny, positions: true, edges: learned, width: 32, heads: 2, head
 class MeanGrey:
     """A backbone for tests of training: 16 mean grey levels of a crop."""
 
-    backbone, backbone_digest, width = "mean-grey", "0" * 64, WIDTH
+    backbone, backbone_digest, width, dtype = "mean-grey", "0" * 64, WIDTH, "float16"
 
     def extract(self, crops: np.ndarray) -> np.ndarray:
         blocks = crops.reshape(len(crops), 4, 56, 4, 56).mean(axis=(2, 4))
@@ -54,7 +54,7 @@ def fit(data: Path, tmp_path: Path) -> Callable[..., TrainCommand]:
     def run(*words: str, out: str = "run") -> TrainCommand:
         return run_train(
             [
-                *("fit", "--model.variant", SMALL, "--data.features", str(data / "features")),
+                *("fit", "--model.system", SMALL, "--data.features", str(data / "features")),
                 *("--data.table", str(data / "study"), "--data.batch_size", "4", "--out", str(tmp_path / out)),
                 *("--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--trainer.logger", "false"),
                 *("--trainer.enable_progress_bar", "false", "--model.learning_rate", "1e-3"),
@@ -79,7 +79,7 @@ def test_trains_reuses_and_repeats(fit: Callable[..., TrainCommand], tmp_path: P
     assert (tmp_path / "run" / "config.yaml").exists()
     checkpoint, manifest = open_run(tmp_path / "run")
     assert manifest.digest == first.manifest.digest
-    assert torch.load(checkpoint, weights_only=True)["hyper_parameters"]["variant"]["name"] == "tiny"
+    assert torch.load(checkpoint, weights_only=True)["hyper_parameters"]["system"]["name"] == "tiny"
 
     assert fit().reused
 
@@ -140,7 +140,7 @@ def test_a_run_names_no_place_and_survives_being_measured(
     run = tmp_path / "run"
     assert set(open_run(run)[1].files) == {"best.ckpt"}
     assert str(tmp_path).encode() not in (run / "best.ckpt").read_bytes()
-    words = ["--model.variant", SMALL, "--data.features", str(data / "features"), "--data.table", str(data / "study")]
+    words = ["--model.system", SMALL, "--data.features", str(data / "features"), "--data.table", str(data / "study")]
     words += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     for action in ("validate", "test"):
         run_train([action, *words, "--out", str(run)])
@@ -180,10 +180,10 @@ def test_wrong_data_is_refused(fit: Callable[..., TrainCommand], data: Path, tmp
     write_tiny_table(tmp_path / "other", seed=1)
     with pytest.raises(DigestMismatch, match="compute the features again"):
         fit("--data.table", str(tmp_path / "other" / "study"))
-    with pytest.raises(UnknownVariant, match="no variant 'v9'"):
-        fit("--model.variant", "v9")
-    with pytest.raises(InvalidSetting, match="'v6' is a published variant and these settings are not its own"):
-        fit("--model.variant", "{name: v6, edges: fixed}")
+    with pytest.raises(UnknownSystem, match="no system 'v9'"):
+        fit("--model.system", "v9")
+    with pytest.raises(InvalidSetting, match="'v6' is a system of the paper and these settings are not its own"):
+        fit("--model.system", "{name: v6, edges: fixed}")
 
 
 def test_a_data_set_without_validation_images_is_refused(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
@@ -195,9 +195,9 @@ def test_a_data_set_without_validation_images_is_refused(fit: Callable[..., Trai
 
 @pytest.mark.parametrize("path", sorted(config_path("v6").parent.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configurations_train_one_step(fit: Callable[..., TrainCommand], path: Path) -> None:
-    facts = fit("--config", str(path), "--trainer.max_steps", "1", "--model.variant", SMALL).manifest.facts
+    facts = fit("--config", str(path), "--trainer.max_steps", "1", "--model.system", SMALL).manifest.facts
     assert facts["steps"] == 1
-    assert yaml.safe_load(path.read_text())["model"]["variant"] == path.stem
+    assert yaml.safe_load(path.read_text())["model"]["system"] == path.stem
 
 
 def test_unknown_options_are_refused(data: Path) -> None:

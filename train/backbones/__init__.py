@@ -18,7 +18,15 @@ from chextriev.train.backbones.res2net50 import Res2Net50
 from chextriev.train.backbones.resnet50 import ResNet50
 from chextriev.train.backbones.trunk import Trunk
 
-__all__ = ["BACKBONES", "Backbone", "BackboneSpec", "RegionExtractor", "load_backbone", "region_extractor"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneSpec",
+    "RegionExtractor",
+    "backbone_digest",
+    "load_backbone",
+    "region_extractor",
+]
 
 Channels = tuple[float, float, float]
 _HOST = "https://download.pytorch.org/models/"
@@ -100,7 +108,7 @@ def load_backbone(name: str, *, weights: str | Path | None = None) -> Backbone:
         path, note = _default_source(spec) if weights is None else (Path(weights), f"file {Path(weights).name}")
         stored.fill(module, stored.read_state(path), where=str(path))
         origin = "trained"
-    return Backbone(module.freeze(), spec, _digest(spec, module, origin), note)
+    return Backbone(module.freeze(), spec, backbone_digest(spec, module, origin), note)
 
 
 class RegionExtractor(nn.Module):
@@ -144,7 +152,8 @@ def _default_source(spec: BackboneSpec) -> tuple[Path, str]:
     )
 
 
-def _digest(spec: BackboneSpec, module: Trunk, origin: str) -> str:
+def backbone_digest(spec: BackboneSpec, module: Trunk, origin: str) -> str:
+    """Identity of the features that a network with its weights makes. origin: how the weights came to be."""
     return digest_of(
         {
             "backbone": spec.name,

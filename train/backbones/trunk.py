@@ -28,6 +28,10 @@ class Trunk(nn.Module):
         self.requires_grad_(False)
         return self.eval()
 
+    def fine_tune(self) -> Self:
+        """Let the weights of a frozen trunk learn; batch norm keeps its statistics, which a few crops would spoil."""
+        return self.requires_grad_(True)
+
     def train(self, mode: bool = True) -> Self:
         """Switch to training mode, unless frozen."""
         return super().train(mode and not self.frozen)

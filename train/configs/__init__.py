@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from chextriev.errors import UnknownVariant
+from chextriev.errors import UnknownSystem
 
 _FOLDER = Path(__file__).parent
 
@@ -11,5 +11,5 @@ def config_path(system: str) -> Path:
     """The shipped configuration of a system."""
     path = _FOLDER / f"{system}.yaml"
     if not path.is_file():
-        raise UnknownVariant(system, sorted(file.stem for file in _FOLDER.glob("*.yaml")), where="the configurations")
+        raise UnknownSystem(system, sorted(file.stem for file in _FOLDER.glob("*.yaml")), where="the configurations")
     return path
