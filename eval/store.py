@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from chextriev.artifacts import Manifest, Recipe, open_artifact, publishing, seal
+from chextriev.artifacts import Manifest, Recipe, find_current, open_artifact, publishing, seal
+from chextriev.embedding_set import EmbeddingSet
 from chextriev.errors import DamagedArtifact
 from chextriev.eval.evaluation import Evaluation, RankedLists
 from chextriev.eval.markdown import render_markdown
-from chextriev.eval.protocol import Protocol
+from chextriev.eval.protocol import DEFAULT, Protocol
+from chextriev.eval.run import evaluate
 from chextriev.optional import require
 
 KIND = "evaluation"
@@ -40,6 +42,18 @@ def write_evaluation(out: str | Path, evaluation: Evaluation) -> Manifest:
         (scratch / MARKDOWN_FILE).write_text(render_markdown(evaluation))
         _write_lists(evaluation.lists, scratch / NEIGHBOURS_FILE)
         return seal(scratch, KIND, recipe)
+
+
+def evaluate_or_reuse(
+    embeddings: EmbeddingSet, directory: str | Path, protocol: Protocol = DEFAULT
+) -> tuple[Evaluation, bool]:
+    """The evaluation of these embeddings' test split at `directory`, made unless it is there; and whether it was."""
+    digests = {"embeddings": embeddings.digest, "encoder": embeddings.encoder_digest}
+    if find_current(Path(directory), KIND, recipe_of(protocol, split="test", **digests)) is not None:
+        return read_evaluation(directory), True
+    evaluation = evaluate(embeddings, protocol)
+    write_evaluation(directory, evaluation)
+    return evaluation, False
 
 
 def read_evaluation(directory: str | Path) -> Evaluation:

@@ -13,7 +13,7 @@ from chextriev.train.adjacency import cooccurrence_adjacency
 from chextriev.train.encoder_output import EncoderOutput
 from chextriev.train.encoders import new_encoder, set_adjacency
 from chextriev.train.feature_data import Batch, FeatureData
-from chextriev.train.features import PIXELS
+from chextriev.train.features import PIXELS, RegionFeatures
 from chextriev.train.gather import gather_rows
 from chextriev.train.learned_backbone import LearnedBackbone, new_learned_backbone
 from chextriev.train.losses import system_loss
@@ -73,8 +73,7 @@ class EncoderModule(pl.LightningModule):
         self._validated: list[dict[str, Tensor]] = []
 
     def setup(self, stage: str) -> None:
-        """Check what the features are of, and compute the adjacency from the train split; checkpoints carry it."""
-        self._check_features()
+        """Compute the adjacency, where the system has one, from the train split alone; checkpoints carry it."""
         if stage == "fit" and getattr(self.spec, "adjacency", "") == "co-occurrence":
             set_adjacency(self.encoder, torch.from_numpy(cooccurrence_adjacency(self._data.train_region_findings())))
 
@@ -86,7 +85,7 @@ class EncoderModule(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss of one batch."""
         loss = system_loss(self.spec, self(batch.features), batch.image_findings, batch.region_findings)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.row))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.row))
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -139,9 +138,9 @@ class EncoderModule(pl.LightningModule):
             return cast(Tensor, output.region_logits).amax(dim=1)
         return output.finding_logits
 
-    def _check_features(self) -> None:
+    def check_features(self, features: RegionFeatures) -> None:
         """OtherBackbone, with the command that is needed, where the cache is not what this system learns from."""
-        features, crops = self._data.features, self.spec.crops
+        crops = self.spec.crops
         if features.crops_digest == crops.digest and (features.backbone == PIXELS) == trains_backbone(self.spec):
             return
         name = PIXELS if trains_backbone(self.spec) else "NAME"

@@ -27,6 +27,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     index.add_argument("--vectors", type=int, default=50_000, metavar="N")
     index.add_argument("--width", type=int, default=256)
     index.add_argument("--spread", type=float, default=0.6, help="within a centre; that between centres is 1")
+    systems = _add(parts, "systems", "train every system with several seeds and measure what it retrieves", _systems)
+    systems.add_argument("--work", type=Path, default=Path("bench-systems"), help="folder of all that is made")
+    systems.add_argument("--data", type=Path, help="a folder that `data prepare` accepts (default: phantoms, seed 0)")
+    systems.add_argument("--patients", type=int, default=300, help="of the phantoms (default: %(default)s)")
+    systems.add_argument("--systems", nargs="+", metavar="NAME", help="default: all")
+    systems.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    systems.add_argument("--backbone", default="efficientnet-lite0", help="default: %(default)s")
+    systems.add_argument("--weights", help="of the backbone, as for `data features`")
     _add(parts, "eval", "search and metrics in arrays against a plain loop", _eval)
 
 
@@ -38,7 +46,7 @@ def _add(
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             write_text(options.out, json.dumps(content, indent=2) + "\n")
-        emit(options, "\n".join(_lines(content)), content)
+        emit(options, "\n".join(content["table"] if "table" in content else _lines(content)), content)
 
     parser = add_action(parts, name, purpose, run)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document there too")
@@ -75,6 +83,23 @@ def _index(options: argparse.Namespace) -> Content:
     from chextriev.index.bench import IndexBenchSettings, bench_index
 
     return bench_index(IndexBenchSettings(n=options.vectors, width=options.width, spread=options.spread))
+
+
+def _systems(options: argparse.Namespace) -> Content:
+    from chextriev.cli.bench_systems import SystemsBenchSettings, bench_systems
+    from chextriev.systems import SYSTEMS
+
+    return bench_systems(
+        SystemsBenchSettings(
+            work=options.work,
+            data=options.data,
+            patients=options.patients,
+            systems=tuple(options.systems or SYSTEMS),
+            seeds=tuple(options.seeds),
+            backbone=options.backbone,
+            weights=options.weights,
+        )
+    )
 
 
 def _eval(_: argparse.Namespace) -> Content:

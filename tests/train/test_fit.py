@@ -5,10 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
 
 from chextriev.errors import (
     DigestMismatch,
@@ -19,26 +17,13 @@ from chextriev.errors import (
     UnknownSystem,
     UnreadableCheckpoint,
 )
-from chextriev.train.configs import config_path
 from chextriev.train.encoder_module import EncoderModule
 from chextriev.train.feature_data import Batch
 from chextriev.train.features import compute_features
 from chextriev.train.fit import TrainCommand, run_train
 from chextriev.train.run_files import open_run
 from tests.tiny import write_tiny_table
-
-WIDTH = 16
-SMALL = "{name: tiny, positions: true, edges: learned, width: 32, heads: 2, head_width: 8}"
-
-
-class MeanGrey:
-    """A backbone for tests of training: 16 mean grey levels of a crop."""
-
-    backbone, backbone_digest, width, dtype = "mean-grey", "0" * 64, WIDTH, "float16"
-
-    def extract(self, crops: np.ndarray) -> np.ndarray:
-        blocks = crops.reshape(len(crops), 4, 56, 4, 56).mean(axis=(2, 4))
-        return blocks.reshape(len(crops), WIDTH).astype(np.float32) / 255
+from tests.train.tiny_training import SMALL, MeanGrey
 
 
 @pytest.fixture(scope="module")
@@ -191,13 +176,6 @@ def test_a_data_set_without_validation_images_is_refused(fit: Callable[..., Trai
     compute_features(table, tmp_path / "features", MeanGrey())
     with pytest.raises(EmptySplit, match="'validate' \\(the study table has train 4, validate 0, test 4\\)"):
         fit("--data.table", str(tmp_path / "no-validation" / "study"), "--data.features", str(tmp_path / "features"))
-
-
-@pytest.mark.parametrize("path", sorted(config_path("v6").parent.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_configurations_train_one_step(fit: Callable[..., TrainCommand], path: Path) -> None:
-    facts = fit("--config", str(path), "--trainer.max_steps", "1", "--model.system", SMALL).manifest.facts
-    assert facts["steps"] == 1
-    assert yaml.safe_load(path.read_text())["model"]["system"] == path.stem
 
 
 def test_unknown_options_are_refused(data: Path) -> None:
