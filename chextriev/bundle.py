@@ -35,8 +35,8 @@ class BundleCard:
     """What a person or program must know to use, trust and trace a bundle.
 
     system: the name of spec. adjacency: which regions are linked, [18][18] of 0 and 1, as computed from the train
-    split; None where every pair is or where there is no graph. parity: per output tensor,
-    max|engine - PyTorch| / max|PyTorch|, measured when the bundle was made.
+    split or imported (an imported AnaXNet may have weights); None where every pair is or where there is no graph.
+    parity: per output tensor, max|engine - PyTorch| / max|PyTorch|, measured when the bundle was made.
     """
 
     system: str
@@ -48,7 +48,7 @@ class BundleCard:
     tensors: dict[str, dict[str, list[TensorSpec]]]  # engine -> "inputs"/"outputs" -> tensors
     training: dict[str, Any]  # digests of study table and features, best epoch, validation metrics
     parity: dict[str, float]
-    adjacency: list[list[int]] | None = None
+    adjacency: list[list[float]] | None = None
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:

@@ -167,8 +167,7 @@ def _random_crops(spec: CropSpec) -> npt.NDArray[np.uint8]:
 def _card(
     trained: TrainedEncoder, backbone: Backbone, parity: dict[str, float], training: Mapping[str, Any]
 ) -> BundleCard:
-    spec, adjacency = trained.spec, trained.encoder.adjacency
-    stated = getattr(spec, "adjacency", "") == "co-occurrence" and adjacency is not None
+    spec = trained.spec
     return BundleCard(
         system=spec.name,
         spec=spec,
@@ -179,8 +178,18 @@ def _card(
         tensors=_tensors(spec, trained.feature_width),
         training=dict(training),
         parity=parity,
-        adjacency=adjacency.int().tolist() if stated and adjacency is not None else None,
+        adjacency=_stated_adjacency(trained),
     )
+
+
+def _stated_adjacency(trained: TrainedEncoder) -> list[list[float]] | None:
+    """None where every pair is linked by definition, or where there is no graph."""
+    adjacency, computed = trained.encoder.adjacency, getattr(trained.spec, "adjacency", "") == "co-occurrence"
+    if adjacency is None or (not computed and bool((adjacency == 1).all())):
+        return None
+    whole = adjacency.int()
+    stated: list[list[float]] = (whole if torch.equal(whole.to(adjacency), adjacency) else adjacency).tolist()
+    return stated
 
 
 def _tensors(spec: SystemSpec, width: int) -> dict[str, dict[str, list[TensorSpec]]]:

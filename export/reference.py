@@ -1,67 +1,123 @@
-"""The names of the published checkpoints in ours: the heads of V0 to V6.
+"""Checkpoints of the published code as encoders of ours.
 
-Source: state dictionaries of the CheXtriev code (MICCAI 2024).
+Such a file is Lightning's: a dictionary with `state_dict`. Only tensors are read, without running code, and nothing in
+it is trusted: every name, shape and value is checked before it is used, and all that is wrong is said at once.
 """
 
-import re
-from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from chextriev.anatomy import N_REGIONS
-
-_LAYER = r"model\.layers\.(\d+)\."
-_RENAMES = (
-    (r"cnn\.fc\.(\d)\.(.+)", r"projection.\1.\2"),
-    (_LAYER + r"0\.0\.norm\.(.+)", r"transformer.layers.\1.attention_norm.\2"),
-    (_LAYER + r"0\.0\.fn\.to_q\.(.+)", r"transformer.layers.\1.attention.query.\2"),
-    (_LAYER + r"0\.0\.fn\.to_kv\.(.+)", r"transformer.layers.\1.attention.key+value.\2"),
-    (_LAYER + r"0\.0\.fn\.edges_to_kv\.(.+)", r"transformer.layers.\1.attention.edge.\2"),
-    (_LAYER + r"0\.0\.fn\.to_out\.(.+)", r"transformer.layers.\1.attention.out.\2"),
-    (_LAYER + r"0\.1\.proj\.0\.weight", r"transformer.layers.\1.attention_gate.weight.weight"),
-    (_LAYER + r"1\.0\.norm\.(.+)", r"transformer.layers.\1.feed_forward.0.\2"),
-    (_LAYER + r"1\.0\.fn\.0\.(.+)", r"transformer.layers.\1.feed_forward.1.\2"),
-    (_LAYER + r"1\.0\.fn\.2\.(.+)", r"transformer.layers.\1.feed_forward.3.\2"),
-    (_LAYER + r"1\.1\.proj\.0\.weight", r"transformer.layers.\1.feed_forward_gate.weight.weight"),
-    (r"model\.adj_emb\.weight", r"transformer.adjacency_embedding.weight"),
-    (r"model\.pos_emb\.weight", r"transformer.positions.weight"),
-    (r"edges", r"transformer.edges"),
-    (r"adj_mat", r"transformer.adjacency"),
-    (r"fc\.(.+)", r"region_head+finding_head.\1"),
-    (r"model\.fc_node\.(.+)", r"region_head.\1"),
-    (r"model\.fc_graph\.(.+)", r"finding_head.\1"),
-)
-_IGNORED = re.compile(
-    _LAYER + r"0\.0\.fn\.pos_emb\.weight"  # alias of the shared table
-    r"|model\.(gcn_layers|node_attn_layers|graph_attn|mlp)\..+"  # never called by V0
-)
+from chextriev.errors import UnreadableCheckpoint
+from chextriev.export.reference_names import ReferenceNames, published_tensors, reference_names
+from chextriev.export.reference_weights import State, check, fill
+from chextriev.systems import AthSpec, SystemSpec, find_system
+from chextriev.train.ath import ATH_BACKBONE
+from chextriev.train.backbones import BACKBONES, Backbone, BackboneSpec, backbone_digest
+from chextriev.train.backbones.trunk import Trunk
+from chextriev.train.encoder_output import EncoderOutput
+from chextriev.train.encoders import SystemEncoder, new_encoder
+from chextriev.train.torch_files import load_plain
 
 
-def encoder_weights(reference: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights under the names of `RegionEncoder`, and the reference names that nothing here uses.
+class ImportedEncoder(nn.Module):
+    """A published encoder in eval mode, its weights frozen.
 
-    Keys and values are one matrix there and two here; the position table has 64 rows there, of which 18 are used; the
-    graph variants' one head stands under both of our names.
+    encoder: features to answers. backbone: the convolutions of the file, with their identity, and trunk: the same as a
+    module; None where the file holds a head alone. unused: the names of the file, sorted, that the published code has
+    and that no answer depends on. feature_width: D, numbers a crop.
     """
-    weights: dict[str, Tensor] = {}
-    unused = []
-    for name, tensor in reference.items():
-        ours = None if _IGNORED.fullmatch(name) else _rename(name)
-        if ours is None:
-            unused.append(name)
-        elif "key+value" in ours:
-            for part, half in zip(("key", "value"), tensor.chunk(2), strict=True):
-                weights[ours.replace("key+value", part)] = half
-        elif ours.startswith("region_head+finding_head"):
-            for head in ("region_head", "finding_head"):
-                weights[ours.replace("region_head+finding_head", head)] = tensor
-        else:
-            weights[ours] = tensor[:N_REGIONS] if ours == "transformer.positions.weight" else tensor
-    return weights, unused
+
+    def __init__(
+        self, encoder: SystemEncoder, backbone: Backbone | None, *, feature_width: int, unused: list[str]
+    ) -> None:
+        super().__init__()
+        self.encoder, self.backbone = encoder, backbone
+        self.trunk: Trunk | None = None if backbone is None else backbone.module
+        self.feature_width, self.unused = feature_width, unused
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def spec(self) -> SystemSpec:
+        """What the encoder is."""
+        return self.encoder.spec
+
+    def forward(self, features: Tensor) -> EncoderOutput:
+        """Backbone features [B, 18, D] float32; [B, D] or [B, 1, D] for global-cnn.
+
+        ATH, of which the backbone is a part, takes normalised images [B, 3, 256, 256].
+        """
+        if self.trunk is not None and isinstance(self.spec, AthSpec):
+            features = self.trunk(features)
+        output: EncoderOutput = self.encoder(features)
+        return output
 
 
-def _rename(name: str) -> str | None:
-    for pattern, ours in _RENAMES:
-        if match := re.fullmatch(pattern, name):
-            return match.expand(ours)
-    return None
+def import_checkpoint(path: str | Path, system: str) -> ImportedEncoder:
+    """Read a checkpoint of the published code as the system that it was trained as.
+
+    The tensors do not say which system that is: v4, v4-local, v6 and v6-e2e have the same. The adjacency is that of the
+    file, complete where it has none. The first projection tells the width of the backbone; a file without any weight of
+    a backbone is a head.
+
+    Raises UnknownSystem; UnreadableCheckpoint for a file that is truncated, is no checkpoint, or holds more than
+    tensors and plain values; MismatchedWeights, which lists every name that is missing, extra, misshaped or of
+    senseless values.
+    """
+    spec = find_system(system)
+    state = _read_state(Path(path))
+    names = reference_names(spec)
+    width = names.feature_width(state)
+    encoder = new_encoder(spec, width)
+    wanted = published_tensors(encoder, names.encoder)
+    found = _new_trunk(spec, names, width, [name for name in state if name not in wanted])
+    if found is not None:
+        wanted |= published_tensors(found[1], names.trunk)
+    unused = sorted(name for name in state if name not in wanted and names.is_unused(name))
+    extra = [name for name in state if name not in wanted and name not in unused]
+    check(state, wanted, extra=extra, where=f"{path} does not fit system {system}")
+    fill(wanted, state)
+    backbone = None if found is None else _frozen(*found)
+    return ImportedEncoder(encoder, backbone, feature_width=width, unused=unused)
+
+
+def _read_state(path: Path) -> State:
+    if not path.is_file():
+        raise UnreadableCheckpoint(f"there is no checkpoint {path}; give a .ckpt file of the published code")
+    content: Any = load_plain(path)
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise UnreadableCheckpoint(f"{path} is not a checkpoint: a dictionary with a `state_dict` is needed")
+    strange = [str(name) for name, value in state.items() if not (isinstance(name, str) and _is_dense(value))]
+    if strange:
+        raise UnreadableCheckpoint(f"{path}: only dense tensors belong in a state_dict, unlike {', '.join(strange)}")
+    return state
+
+
+def _is_dense(value: object) -> bool:
+    if not isinstance(value, Tensor) or value.is_nested or value.is_quantized:
+        return False
+    return value.layout is torch.strided and value.device.type == "cpu"
+
+
+def _new_trunk(
+    spec: SystemSpec, names: ReferenceNames, width: int, given: list[str]
+) -> tuple[BackboneSpec, Trunk] | None:
+    """The backbone of this width to which most of the given names belong, without their weights; None for a head."""
+    if isinstance(spec, AthSpec):
+        return ATH_BACKBONE, ATH_BACKBONE.network()
+    if not any(name.startswith(names.trunk_prefix) and not names.is_unused(name) for name in given):
+        return None
+    candidates = [choice for choice in BACKBONES.values() if choice.width == width]
+    with torch.device("meta"):
+        tensors = [published_tensors(choice.network(), names.trunk) for choice in candidates]
+    shared = [len(found.keys() & set(given)) for found in tensors]
+    chosen = candidates[shared.index(max(shared))]
+    return (chosen, chosen.network()) if max(shared) > 0 else None
+
+
+def _frozen(spec: BackboneSpec, trunk: Trunk) -> Backbone:
+    return Backbone(trunk.freeze(), spec, backbone_digest(spec, trunk, "imported"), "of the imported checkpoint")
