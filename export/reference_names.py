@@ -62,9 +62,8 @@ _ATH_TRUNK: Renames = (
     (r"attention\.weigh\.weight", "model.sa.conv1.weight"),
 )
 
-# The code always saves an adjacency; edges and positions are options of its command line. Under the layers, the table
-# of positions is an alias: the code that loads a file sets `model.pos_emb` after them.
-_OPTIONS = r"edges|adj_mat|model\.pos_emb\.weight|model\.layers\.\d+\.0\.0\.fn\.pos_emb\.weight"
+_POSITION_ALIAS = r"model\.layers\.\d+\.0\.0\.fn\.pos_emb\.weight"
+"""The one table of positions again, under every layer."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,10 @@ def reference_names(spec: SystemSpec) -> ReferenceNames:
         unused = r"cnn\.classifier\..+"
         return ReferenceNames(_ANAXNET, _under("cnn."), unused, 1024, ("model.anatomy_gc1.weight", 0))
     if spec.graph:
-        unused = _OPTIONS + r"|hash_fn\..+"
+        # Edges or positions that a variant has not are extra: the file is of another variant.
+        unused = r"hash_fn\..+" + (f"|{_POSITION_ALIAS}" if spec.positions else "")
         return ReferenceNames(_GRAPH, _under("cnn."), unused, 2048, ("cnn.fc.0.weight", 1))
-    unused = _OPTIONS + r"|model\.anatomy_inp_tensor|model\.(gcn_layers|node_attn_layers|graph_attn|mlp)\..+"
+    unused = r"edges|adj_mat|model\.anatomy_inp_tensor|model\.(gcn_layers|node_attn_layers|graph_attn|mlp)\..+"
     return ReferenceNames(_NO_GRAPH, _under("cnn."), unused, 2048, ("cnn.fc.0.weight", 1))
 
 
