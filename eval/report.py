@@ -13,6 +13,7 @@ from PIL import Image
 
 from chextriev.anatomy import Finding, Region
 from chextriev.errors import CountMismatch, InvalidSetting
+from chextriev.eval.adjacency_picture import RegionLinks, draw_links
 from chextriev.eval.cases import Case, Picture
 from chextriev.eval.evaluation import Evaluation, Measures
 from chextriev.eval.markdown import DASH, METRIC_NAMES, describe, format_interval, format_value
@@ -45,7 +46,8 @@ class ReportContent:
 
     data_note: which radiographs these are. warning: shown as a banner where they are synthetic or a subset; may be
     empty. rows: systems side by side, the one under study first; all under one protocol on the same queries.
-    provenance: digest by name. remarks: sentences for the end.
+    provenance: digest by name. remarks: sentences for the end. links: which regions carry the same findings; None
+    leaves that section out.
     """
 
     title: str
@@ -55,6 +57,7 @@ class ReportContent:
     provenance: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     warning: str = ""
+    links: RegionLinks | None = None
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -92,6 +95,7 @@ def render_report(content: ReportContent) -> str:
         views=_view_rows(content.rows, HEADLINE_K if HEADLINE_K in ks else ks[0]),
         definitions=_definitions(),
         cases=[_case(case) for case in content.cases],
+        drawing=draw_links(content.links) if content.links is not None else None,
         min_queries=MIN_QUERIES,
     )
     return text

@@ -84,6 +84,7 @@ def test_interrupted_resumed_and_repeated(tmp_path: Path) -> None:
     report = (out / "report.html").read_text()
     assert "Synthetic phantoms, not patients" in report
     assert report.count("<svg") > 1
+    assert "of 153 pairs of regions are linked" in report
 
     assert len(run_the_ten_lines_of_the_readme(tmp_path)) == 5
 

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from chextriev.anatomy import N_REGIONS
 from chextriev.errors import BoxOutside, InvalidSetting
-from chextriev.preprocess import TOLERANCE_GREY_LEVELS, CropSpec, integer_corners, region_crops
+from chextriev.preprocess import AREAS, TOLERANCE_GREY_LEVELS, CropSpec, integer_corners, region_crops
 from chextriev.radiograph import RegionBoxes, read_pixels
 
 Pixels = npt.NDArray[np.uint8]
@@ -112,8 +112,36 @@ def test_crops_have_the_size_asked_for() -> None:
     assert region_crops(pixels, boxes, CropSpec(size=96)).shape == (N_REGIONS, 96, 96)
 
 
+@pytest.mark.parametrize("size", [224, 256])
+def test_the_whole_image_is_the_published_form(size: int) -> None:
+    rng = np.random.default_rng(4)
+    pixels = rng.integers(0, 256, (700, 500)).astype(np.uint8)
+    (found,) = region_crops(pixels, random_boxes(rng, 500, 700), CropSpec(size=size, area="image"))
+    wanted = published(pixels, np.array([0, 0, 500, 700]), size)
+    assert np.abs(found.astype(np.float32) - wanted).max() <= TOLERANCE_GREY_LEVELS
+
+
+def test_the_whole_image_does_not_depend_on_boxes() -> None:
+    rng = np.random.default_rng(5)
+    pixels = rng.integers(0, 256, (70, 50)).astype(np.uint8)
+    one, other = (region_crops(pixels, random_boxes(rng, 50, 70), CropSpec(size=64, area="image")) for _ in range(2))
+    assert one.shape == (1, 64, 64)
+    assert np.array_equal(one, other)
+
+
+def test_regions_and_image_are_the_regions_and_then_the_image() -> None:
+    rng = np.random.default_rng(6)
+    pixels, boxes = rng.integers(0, 256, (70, 50)).astype(np.uint8), random_boxes(rng, 50, 70)
+    regions, image, both = (region_crops(pixels, boxes, CropSpec(size=64, area=area)) for area in AREAS)
+    assert np.array_equal(both, np.concatenate([regions, image]))
+    assert [CropSpec(area=area).count for area in AREAS] == [len(regions), len(image), len(both)] == [18, 1, 19]
+
+
 def test_other_preprocessing_has_another_digest_or_is_refused() -> None:
     assert CropSpec().digest == CropSpec(size=224).digest != CropSpec(size=225).digest
+    assert len({CropSpec(area=area).digest for area in AREAS}) == 3
+    with pytest.raises(InvalidSetting, match=r"crop area 'lungs'; choose one of regions, image, regions\+image"):
+        CropSpec(area="lungs")  # type: ignore[arg-type]
     with pytest.raises(InvalidSetting, match="crop size 0"):
         CropSpec(size=0)
     with pytest.raises(InvalidSetting, match="bicubic"):

@@ -16,7 +16,9 @@ from chextriev.study_table import KIND as STUDY_KIND
 from chextriev.study_table import SPLITS, StudyTable, read_study_table
 
 if TYPE_CHECKING:
+    from chextriev.eval.adjacency_picture import RegionLinks
     from chextriev.eval.evaluation import Evaluation
+    from chextriev.train.features import RegionFeatures
 
 Result = TypeVar("Result")
 
@@ -60,16 +62,12 @@ class Demo:
 
     def prepare(self) -> tuple[str, bool]:
         """Radiographs (generated unless given) -> study table."""
-        from chextriev.train.phantom.dataset import KIND, phantom_recipe, write_phantoms
         from chextriev.train.prepare import prepare
 
         for old in (self.report, self.results):  # they speak of a finished job, which this one is not yet
             old.unlink(missing_ok=True)
-        source = self.settings.data or self.out / "phantoms"
-        if self.settings.data is None:
-            asked = {"patients": self.settings.patients, "seed": self.settings.seed}
-            if find_current(source, KIND, phantom_recipe(**asked)) is None:
-                write_phantoms(source, **asked)
+        patients, seed = self.settings.patients, self.settings.seed
+        source = self.settings.data or synthetic_study(self.out / "phantoms", patients=patients, seed=seed)
         prepared = prepare(source, self.out / "study")
         return prepared.counts, prepared.reused
 
@@ -144,27 +142,20 @@ class Demo:
         from chextriev.export.embed import pooled_features
         from chextriev.train.features import open_features
 
-        table = read_study_table(self.out / "study")
+        table, features = read_study_table(self.out / "study"), open_features(self.out / "features")
         trained = self._evaluated("evaluation", read_embeddings(self.out / "embeddings"))
-        frozen = self._evaluated("evaluation-frozen", pooled_features(table, open_features(self.out / "features")))
+        frozen = self._evaluated("evaluation-frozen", pooled_features(table, features))
         rows = [("v6", trained[0]), ("frozen features, mean-pooled", frozen[0])]
-        self._write_report(table, rows)
+        self._write_report(table, rows, links=self._links(table, features))
         self.table, self.numbers = render_comparison(rows), comparison_as_dict(rows)
         write_text(self.results, json.dumps(self._results(table), indent=1, ensure_ascii=False) + "\n")
         return _verdict(trained[0], frozen[0]), trained[1] and frozen[1]
 
     def _evaluated(self, name: str, embeddings: EmbeddingSet) -> "tuple[Evaluation, bool]":
         """Under the default protocol on the test split; and whether it was there already."""
-        from chextriev.eval.protocol import DEFAULT
-        from chextriev.eval.run import evaluate
-        from chextriev.eval.store import KIND, read_evaluation, recipe_of, write_evaluation
+        from chextriev.eval.store import evaluate_or_reuse
 
-        digests = {"embeddings": embeddings.digest, "encoder": embeddings.encoder_digest}
-        if find_current(self.out / name, KIND, recipe_of(DEFAULT, split="test", **digests)) is not None:
-            return read_evaluation(self.out / name), True
-        evaluation = evaluate(embeddings)
-        write_evaluation(self.out / name, evaluation)
-        return evaluation, False
+        return evaluate_or_reuse(embeddings, self.out / name)
 
     def _results(self, table: StudyTable) -> dict[str, Any]:
         """What `results.json` holds: the numbers, and all that is needed to repeat them."""
@@ -177,7 +168,20 @@ class Demo:
     def _is_synthetic(self) -> bool:
         return bool(read_manifest(self.out / "study", STUDY_KIND).facts["synthetic"])
 
-    def _write_report(self, table: StudyTable, rows: "list[tuple[str, Evaluation]]") -> None:
+    def _links(self, table: StudyTable, features: "RegionFeatures") -> "RegionLinks":
+        """Of the radiographs that the encoder was trained on; as its bundle states them, if it uses them."""
+        import numpy as np
+
+        from chextriev.bundle import open_bundle
+        from chextriev.eval.adjacency_picture import RegionLinks
+        from chextriev.train.adjacency import cooccurrence_adjacency, region_similarity
+
+        findings = table.region_findings[(table.split == "train") & features.available]
+        held = open_bundle(self.out / "bundle").card.adjacency
+        adjacency = cooccurrence_adjacency(findings) if held is None else np.array(held, np.int8)
+        return RegionLinks(region_similarity(findings), adjacency, len(findings), used=held is not None)
+
+    def _write_report(self, table: StudyTable, rows: "list[tuple[str, Evaluation]]", *, links: "RegionLinks") -> None:
         from chextriev.eval.cases import choose_cases, read_cases
         from chextriev.eval.report import ReportContent, render_report
 
@@ -189,8 +193,18 @@ class Demo:
             cases=read_cases(table, lists, choose_cases(lists, table, count=CASES)),
             provenance={name: read_manifest(self.out / name, kind).digest for name, kind in _PARTS.items()},
             warning=SYNTHETIC if self._is_synthetic() else "",
+            links=links,
         )
         write_text(self.report, render_report(content))
+
+
+def synthetic_study(out: Path, *, patients: int, seed: int) -> Path:
+    """A folder of phantoms that `data prepare` accepts, generated unless it is there."""
+    from chextriev.train.phantom.dataset import KIND, phantom_recipe, write_phantoms
+
+    if find_current(out, KIND, phantom_recipe(patients=patients, seed=seed)) is None:
+        write_phantoms(out, patients=patients, seed=seed)
+    return out
 
 
 def _afresh_if_other(directory: Path, mark: str, work: Callable[[], Result]) -> Result:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from chextriev.anatomy import Finding, Region
 from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue
+from chextriev.eval.adjacency_picture import RegionLinks
 from chextriev.eval.cases import choose_cases, read_cases
 from chextriev.eval.evaluation import RankedLists
 from chextriev.eval.protocol import DEFAULT
@@ -36,7 +37,16 @@ HEADLESS = [
 
 
 @pytest.fixture(scope="module")
-def content(made_up, pictures):
+def links():
+    """Random similarities; no radiograph has a finding in trachea or mediastinum."""
+    similarity = np.random.default_rng(5).random((18, 18))
+    similarity = np.maximum(similarity, similarity.T)
+    similarity[Region.TRACHEA, Region.MEDIASTINUM] = similarity[Region.MEDIASTINUM, Region.TRACHEA] = np.nan
+    return RegionLinks(similarity, (similarity > 0.7).astype(np.int8), radiographs=12345, used=False)
+
+
+@pytest.fixture(scope="module")
+def content(made_up, pictures, links):
     """A report of two systems on the made-up data, with six cases."""
     strong = evaluate(made_up)
     generator = np.random.default_rng(1)
@@ -49,6 +59,7 @@ def content(made_up, pictures):
         provenance={"embeddings": made_up.digest},
         remarks=["Noise & boxes."],
         warning="Synthetic phantoms: no patient.",
+        links=links,
     )
 
 
@@ -202,16 +213,84 @@ def test_what_does_not_belong_together_is_refused(content, made_up, pictures):
         choose_cases(lists, pictures, count=0)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium on PATH")
-@pytest.mark.parametrize("width", [1280, 500])
-def test_a_browser_shows_it_without_complaint(page, tmp_path, width):
-    path, shot = tmp_path / "report.html", tmp_path / "shot.png"
+def section(page):
+    return re.search(r'<section aria-labelledby="links".*?</section>', page, re.DOTALL).group()
+
+
+def test_the_picture_of_links_shows_every_pair_of_regions(page, links):
+    drawn = re.search(r'<svg class="matrix".*?</svg>', section(page), re.DOTALL).group()
+    names = re.findall(r">([^<>]+)</text>", drawn)
+    assert sorted(names) == sorted(2 * Region.labels())
+    cells = re.findall(r"<g><title>(.*?)</title>(.*?)</g>", drawn, re.DOTALL)
+    assert len(cells) == 18 * 18
+    for (row, column), (title, marks) in zip(np.ndindex(18, 18), cells, strict=True):
+        a, b, linked = Region(row), Region(column), links.adjacency[row, column]
+        assert title.startswith(
+            a.label if a == b else f"{a.label} \N{EN DASH} {b.label}: {'linked' if linked else 'not linked'}"
+        )
+        assert ('class="linked"' in marks) == bool(linked and a != b)
+    titles = [title for title, _ in cells]
+    pair = Region.LEFT_LUNG, Region.LEFT_HILAR_STRUCTURES
+    assert titles[18 * pair[0] + pair[1]].endswith(f"linked, similarity {links.similarity[pair]:.2f}")
+    unseen = "trachea \N{EN DASH} mediastinum: not linked, no radiograph has a finding in either"
+    assert [title for title, marks in cells if 'class="unseen"' in marks][-1] == unseen
+
+
+def test_the_links_are_told_to_those_who_do_not_see_the_picture(page, links):
+    text = section(page)
+    rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', text)
+    assert [name for name, _ in rows] == list(Region.labels())
+    for (_, partners), region in zip(rows, Region, strict=True):
+        linked = [other for other in Region if other != region and links.adjacency[region, other]]
+        assert partners == ", ".join(other.label for other in linked)
+    count = int(np.triu(links.adjacency, 1).sum())
+    assert 0 < count < 153
+    assert text.count(f"{count} of 153 pairs") == 2
+
+
+def test_the_links_say_where_they_are_from_and_whether_they_are_used(page, content, links):
+    text = " ".join(section(page).split())
+    assert "the 12,345 radiographs of the train split alone" in text
+    assert "Lacking a finding together counts as much as having it together" in text
+    assert "v6, the encoder of this report, does not use these links." in text
+    used = render_report(replace(content, links=replace(links, used=True), cases=()))
+    assert "v6, the encoder of this report, uses these links." in used
+
+
+def test_a_report_without_links_has_no_such_section(content):
+    assert "carry the same findings" not in render_report(replace(content, links=None, cases=()))
+
+
+def test_a_region_without_links_says_so(content, links):
+    alone = replace(links, adjacency=np.eye(18, dtype=np.int8))
+    text = section(render_report(replace(content, links=alone, cases=())))
+    assert text.count("<td>no other</td>") == 18
+    assert "0 of 153 pairs of regions are linked" in text
+
+
+def test_links_that_are_none_are_refused(links):
+    lopsided = links.adjacency.copy()
+    lopsided[0, 1] = 1 - lopsided[0, 1]
+    for changes, error, said in (
+        ({"adjacency": links.adjacency[:9]}, CountMismatch, r"adjacency has shape \[9, 18\]; \[18, 18\] is needed"),
+        ({"similarity": links.similarity[:, :9]}, CountMismatch, r"similarity has shape \[18, 9\]"),
+        ({"adjacency": lopsided}, InvalidValue, "adjacency differs from its transpose"),
+        ({"adjacency": 2 * links.adjacency}, InvalidValue, "other values than 0 and 1"),
+        ({"similarity": links.similarity + 1}, InvalidValue, "values outside 0 to 1"),
+    ):
+        with pytest.raises(error, match=said):
+            replace(links, **changes)
+
+
+def screenshot(page, folder, *words, width):
+    path, shot = folder / "report.html", folder / "shot.png"
     path.write_text(page)
     outcome = subprocess.run(
         [
             str(CHROMIUM),
             *HEADLESS,
-            f"--user-data-dir={tmp_path / 'profile'}",
+            *words,
+            f"--user-data-dir={folder / 'profile'}",
             f"--window-size={width},2400",
             f"--screenshot={shot}",
             path.as_uri(),
@@ -224,5 +303,19 @@ def test_a_browser_shows_it_without_complaint(page, tmp_path, width):
     assert "CONSOLE" not in outcome.stderr
     pixels = np.asarray(Image.open(shot).convert("L"))
     assert pixels.shape == (2400, width)
+    return pixels
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium on PATH")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_browser_shows_it_without_complaint(page, tmp_path, width):
+    pixels = screenshot(page, tmp_path, width=width)
     assert (pixels < 128).mean() > 0.01
     assert (pixels > 250).mean() > 0.3
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium on PATH")
+def test_a_browser_that_prefers_dark_pages_shows_a_dark_one(page, tmp_path):
+    pixels = screenshot(page, tmp_path, "--blink-settings=preferredColorScheme=0", width=1280)
+    assert (pixels > 128).mean() > 0.01
+    assert (pixels < 60).mean() > 0.6
