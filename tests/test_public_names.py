@@ -8,9 +8,9 @@ from chextriev import anatomy, errors
 from chextriev.cli import VERBS
 
 PUBLIC = {
-    *("VARIANTS", "ChextrievError", "Embeddings", "Encoder", "EncoderBundle", "Finding", "Radiograph", "Region"),
-    *("RegionBoxes", "StudyTable", "VariantSpec", "open_bundle", "open_encoder", "read_boxes", "read_radiograph"),
-    "read_study_table",
+    *("SYSTEMS", "VARIANTS", "ChextrievError", "Embeddings", "Encoder", "EncoderBundle", "Finding", "Radiograph"),
+    *("Region", "RegionBoxes", "StudyTable", "SystemSpec", "VariantSpec", "find_system", "open_bundle", "open_encoder"),
+    *("read_boxes", "read_radiograph", "read_study_table"),
 }
 
 

@@ -4,6 +4,9 @@ import numpy as np
 import numpy.typing as npt
 
 LINK_ABOVE = 0.5
+ROUNDING = 1e-12
+"""Of a mean of nine ratios in float64: a pair at exactly one half must not be linked by it."""
+
 _ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)
 
 
@@ -13,7 +16,7 @@ def cooccurrence_adjacency(region_findings: npt.NDArray[np.int8]) -> npt.NDArray
     region_findings: [N, 18, 9] int8 of the train split; other splits would leak labels, as in the published code.
     Linked where `region_similarity` exceeds 0.5.
     """
-    linked = region_similarity(region_findings) > LINK_ABOVE  # NaN does not
+    linked = region_similarity(region_findings) > LINK_ABOVE + ROUNDING  # NaN does not
     np.fill_diagonal(linked, True)
     return linked.astype(np.int8)
 

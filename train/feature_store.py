@@ -208,7 +208,8 @@ class RegionFeatures:
                 begin = _content_offset(stream)
                 for place in np.flatnonzero(shards == shard):
                     stream.seek(begin + int(positions[place]) * stored[0].nbytes)
-                    stream.readinto(stored[place].data)
+                    if stream.readinto(stored[place].data) != stored[place].nbytes:
+                        raise DamagedArtifact(f"{stream.name} ends early; delete {self.directory} and compute it again")
         return stored if self.key.dtype == "uint8" else stored.astype(np.float32)
 
     def _check_rows(self, wanted: npt.NDArray[np.int64]) -> None:
