@@ -104,6 +104,13 @@ def test_an_interrupted_run_goes_on(
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in weights_of(tmp_path / "unbroken").items())
 
 
+def test_options_of_the_trainer_pass_through(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
+    command = fit("--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1")
+    assert command.trainer.precision == "bf16-mixed"
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights_of(tmp_path / "run").values())
+    assert "precision: bf16-mixed" in (tmp_path / "run" / "config.yaml").read_text()
+
+
 def test_every_epoch_has_an_order_of_its_own(fit: Callable[..., TrainCommand], monkeypatch: pytest.MonkeyPatch) -> None:
     step, seen = EncoderModule.training_step, []
 
