@@ -9,13 +9,14 @@ Several processes (`--trainer.devices 2 --trainer.strategy ddp`) run all of this
 
 import json
 import logging
-import os
 import signal
 import sys
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -38,10 +39,10 @@ from chextriev.artifacts import (
 from chextriev.embedding_set import KIND as EMBEDDINGS
 from chextriev.embedding_set import embedding_set, write_embedding_files
 from chextriev.errors import NotAnArtifact, OutputExists
-from chextriev.optional import require
 from chextriev.train.encoder_module import EncoderModule
 from chextriev.train.feature_data import FeatureData
 from chextriev.train.gather import gather_rows
+from chextriev.train.loggers import LoggerName, check_logger, kept_environment, logger_options
 from chextriev.train.run_files import BEST_CHECKPOINT, KIND, LAST_CHECKPOINT
 from chextriev.train.torch_files import load_plain
 
@@ -49,7 +50,7 @@ RECIPE_FILE = "recipe.json"
 METHOD = 3
 """Part of every run's recipe; raise it when the same settings and data begin to give other weights."""
 
-_PLACES = (  # where things are and how they are shown: no part of a run's identity
+PLACES = (  # where things are and how they are shown: no part of a run's identity
     *(
         "config",
         "out",
@@ -68,11 +69,12 @@ _EXPECTED_WARNINGS = (
     r".*does not have many workers.*",  # the cache is memory-mapped; workers would only copy
     r".*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
+    r"Precision .* is not supported by the model summary.*",
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 beside torch 2.13
+    r"Found \d+ module\(s\) in eval mode at the start of training.*",  # a backbone keeps its statistics
 )
 
-
-Logger = Literal["tensorboard", "wandb", "mlflow", "none"]
+_LOGGERS = {"tensorboard": TensorBoardLogger, "wandb": WandbLogger, "mlflow": MLFlowLogger}
 
 
 class TrainCommand(LightningCLI):
@@ -83,13 +85,14 @@ class TrainCommand(LightningCLI):
 
     manifest: Manifest
     reused = False
+    logger_name: LoggerName = "none"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our run directory, the two callbacks of the paper's schedule, and what the model learns from the data."""
         parser.add_argument("--out", type=Path, default=Path("run"), help="directory of the run")
         parser.add_argument(
             "--logger",
-            type=Logger,
+            type=LoggerName,
             default="tensorboard",
             help="what keeps the curves of `fit`, in the run's directory",
         )
@@ -105,18 +108,23 @@ class TrainCommand(LightningCLI):
         parser.link_arguments("data.provenance", "model.provenance", apply_on="instantiate")
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """The logger of `--logger`, unless the configuration names one of Lightning's; only fit logs."""
-        config = self._get(self.config_init, "trainer")
+        """Without a logger, unless the configuration names one of Lightning's; only fit logs.
+
+        That of `--logger` comes when `fit` has claimed the directory that it writes to.
+        """
+        chosen = self._get(self.config_init, "trainer")["logger"]
         if self.subcommand != "fit":
             options["logger"] = False
-        elif config["logger"] in (None, True):
-            name, out = self._get(self.config_init, "logger"), Path(self._get(self.config_init, "out"))
-            options["logger"] = _new_logger(name, out)
+        elif chosen in (None, True):
+            self.logger_name = self._get(self.config_init, "logger")
+            check_logger(self.logger_name)
+            options["logger"] = False
         return super().instantiate_trainer(**options)
 
     def fit(self, model: LightningModule, **options: Any) -> None:
         """Train, or go on with an interrupted run, or reuse a complete one; then declare the run complete."""
         out, recipe = Path(self._get(self.config, "out")), self._recipe()
+        self.model.check_features(self.datamodule.features)
         current = find_current(out, KIND, recipe)
         if current is not None:
             self.manifest, self.reused = current, True
@@ -126,13 +134,32 @@ class TrainCommand(LightningCLI):
         last = ModelCheckpoint(dirpath=out, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
         self.trainer.callbacks.append(last)  # type: ignore[attr-defined]
         if self.trainer.is_global_zero:
-            self.parser.save(self.config, str(out / "config.yaml"), overwrite=True, multifile=False)
-        self.trainer.fit(model, **{**options, "ckpt_path": unfinished})
+            settings = self.config[self.subcommand]  # so that fit, test and predict take the file as their --config
+            parser, path = self._parser(self.subcommand), str(out / "config.yaml")
+            parser.save(settings, path, skip_unset=False, overwrite=True, multifile=False)
+        begun = time.perf_counter()
+        with self._logging(out):
+            self.trainer.fit(model, **{**options, "ckpt_path": unfinished})
         if not self.trainer.is_global_zero:
             return
         if not (out / BEST_CHECKPOINT).is_file():
             raise NotAnArtifact(f"{out}: training ended without a validated checkpoint, so the run is not complete")
-        self.manifest = seal(out, KIND, recipe, self._facts(), names=[BEST_CHECKPOINT])
+        self.manifest = seal(out, KIND, recipe, self._facts(time.perf_counter() - begun), names=[BEST_CHECKPOINT])
+
+    @contextmanager
+    def _logging(self, out: Path) -> Iterator[None]:
+        """The logger of `--logger`, in the first of several processes; its run ends with the training."""
+        if self.logger_name == "none" or self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
+            yield
+            return
+        with kept_environment():
+            logger = _LOGGERS[self.logger_name](**logger_options(self.logger_name, out))
+            self.trainer.logger = logger
+            try:
+                yield
+            finally:
+                if isinstance(logger, WandbLogger):  # else the next training of this process adds to its run
+                    logger.experiment.finish()
 
     def validate(self, model: LightningModule, **options: Any) -> None:
         """Measure the run's best checkpoint, or `--ckpt_path`, on the validate split."""
@@ -173,26 +200,28 @@ class TrainCommand(LightningCLI):
         }
 
     def _with_checkpoint(self, options: dict[str, Any]) -> dict[str, Any]:
+        self.model.check_features(self.datamodule.features)
         path = options.get("ckpt_path") or Path(self._get(self.config, "out")) / BEST_CHECKPOINT
         load_plain(Path(path))
         return {**options, "ckpt_path": str(path)}
 
     def _recipe(self) -> Recipe:
         settings = json.loads(self.parser.dump(self.config, format="json"))[self.subcommand]
-        for place in _PLACES:
+        for place in PLACES:
             *group, name = place.split(".")
             (settings[group[0]] if group else settings).pop(name, None)
         provenance = self.datamodule.provenance
         parents = {"region features": provenance["features_digest"], "study table": provenance["table_digest"]}
         return Recipe({"method": METHOD, **settings}, parents)
 
-    def _facts(self) -> dict[str, Any]:
-        callbacks = [item for item in self.trainer.callbacks if isinstance(item, ModelCheckpoint)]  # type: ignore[attr-defined]
-        scores = [item.best_model_score for item in callbacks if item.best_model_score is not None]
+    def _facts(self, seconds: float) -> dict[str, Any]:
+        """What was measured. seconds: of this session; an interrupted run had others."""
+        best: ModelCheckpoint = self._get(self.config_init, "best")
         return {
-            "best_val_auroc": float(scores[0]) if scores else None,
+            f"best_{best.monitor}": None if best.best_model_score is None else float(best.best_model_score),
             "epochs": self.trainer.current_epoch,
             "steps": self.trainer.global_step,
+            "seconds": round(seconds, 1),
             "last": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
         }
 
@@ -233,23 +262,6 @@ def run_train(arguments: Sequence[str]) -> TrainCommand:
             raise
         finally:
             signal.signal(signal.SIGINT, handler)
-
-
-def _new_logger(name: Logger, out: Path) -> Any:
-    """A logger that writes under the run's directory, and nowhere else unless its own settings send it there.
-
-    MissingDependency where its library is not installed.
-    """
-    if name == "none":
-        return False
-    if name == "wandb":
-        require("wandb", extra="wandb")
-        return WandbLogger(project="chextriev", save_dir=out, offline=os.environ.get("WANDB_MODE", "") != "online")
-    if name == "mlflow":
-        require("mlflow", extra="mlflow")
-        tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.absolute() / 'mlflow.db'}"
-        return MLFlowLogger(experiment_name="chextriev", tracking_uri=tracking)
-    return TensorBoardLogger(out, name="", version="")
 
 
 def _claim(out: Path, recipe: Recipe, *, write: bool) -> str | None:

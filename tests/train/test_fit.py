@@ -73,6 +73,18 @@ def test_trains_reuses_and_repeats(fit: Callable[..., TrainCommand], tmp_path: P
     assert all(torch.equal(tensor, again[name]) for name, tensor in weights_of(tmp_path / "run").items())
 
 
+def test_a_run_is_repeated_and_measured_by_the_configuration_it_saved(
+    fit: Callable[..., TrainCommand], tmp_path: Path
+) -> None:
+    first = fit("--model.plateau_factor", "null", "--trainer.max_epochs", "1")  # null is not the default
+    saved = ["--config", str(tmp_path / "run" / "config.yaml")]
+    assert run_train(["fit", *saved]).reused
+    again = run_train(["fit", *saved, "--out", str(tmp_path / "again")])
+    assert again.manifest.digest == first.manifest.digest
+    measured = run_train(["validate", *saved]).trainer.callback_metrics
+    assert float(measured["val_auroc"]) == pytest.approx(first.manifest.facts["best_val_auroc"])
+
+
 def test_other_settings_do_not_overwrite_a_run(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
     digest = fit().manifest.digest
     with pytest.raises(OutputExists, match="choose another --out"):
