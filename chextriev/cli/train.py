@@ -1,10 +1,10 @@
-"""`chextriev train`: Lightning's own command line, see `chextriev train fit --help`."""
+"""`chextriev train`: Lightning's own command line, see `chextriev train fit --help`; `tune` has one of its own."""
 
 import argparse
 
 from chextriev.cli.output import emit
 
-ACTIONS = ("fit", "validate", "test", "predict")
+ACTIONS = ("fit", "validate", "test", "predict", "tune")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +17,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.action == "tune":
+        from chextriev.cli.tune import run_tune
+
+        run_tune(options.arguments)
+    else:
+        _run_lightning(options)
+
+
+def _run_lightning(options: argparse.Namespace) -> None:
     from chextriev.train.fit import run_train
 
     as_json = "--json" in options.arguments
@@ -33,5 +42,7 @@ def _run(options: argparse.Namespace) -> None:
     else:
         facts = dict(command.manifest.facts)
         said = "unchanged, reused" if command.reused else "trained"
-        text = f"{said}: {facts['epochs']} epochs, best validation AUROC {facts['best_val_auroc']:.3f}"
+        (best,) = (name for name in facts if name.startswith("best_"))
+        named = "validation AUROC" if best == "best_val_auroc" else best.removeprefix("best_")
+        text = f"{said}: {facts['epochs']} epochs, best {named} {facts[best]:.3f}"
     emit(argparse.Namespace(json=as_json), text, facts)
