@@ -38,7 +38,7 @@ from chextriev.artifacts import (
 )
 from chextriev.embedding_set import KIND as EMBEDDINGS
 from chextriev.embedding_set import embedding_set, write_embedding_files
-from chextriev.errors import NotAnArtifact, OutputExists
+from chextriev.errors import InvalidSetting, NotAnArtifact, OutputExists
 from chextriev.train.encoder_module import EncoderModule
 from chextriev.train.feature_data import FeatureData
 from chextriev.train.gather import gather_rows
@@ -123,6 +123,8 @@ class TrainCommand(LightningCLI):
 
     def fit(self, model: LightningModule, **options: Any) -> None:
         """Train, or go on with an interrupted run, or reuse a complete one; then declare the run complete."""
+        if options.get("ckpt_path") is not None:
+            raise InvalidSetting("fit goes on from the run's own last checkpoint by itself; leave --ckpt_path out")
         out, recipe = Path(self._get(self.config, "out")), self._recipe()
         self.model.check_features(self.datamodule.features)
         current = find_current(out, KIND, recipe)

@@ -29,7 +29,10 @@ def _run_lightning(options: argparse.Namespace) -> None:
     from chextriev.train.fit import run_train
 
     as_json = "--json" in options.arguments
-    command = run_train([options.action, *(word for word in options.arguments if word != "--json")])
+    words = [word for word in options.arguments if word != "--json"]
+    if as_json and options.action in ("validate", "test"):
+        words += ["--verbose", "false"]  # Lightning's table would stand before the JSON
+    command = run_train([options.action, *words])
     if not command.trainer.is_global_zero:
         return  # one of several processes speaks for all
     if options.action == "predict":

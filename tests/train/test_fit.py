@@ -153,6 +153,12 @@ def test_a_run_names_no_place_and_survives_being_measured(
         run_train(["test", *words, "--out", str(tmp_path / "nowhere")])
 
 
+def test_fit_takes_no_checkpoint_but_its_own(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="leave --ckpt_path out"):
+        fit("--ckpt_path", str(tmp_path / "other.ckpt"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_truncated_checkpoint_is_refused(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
     fit()
     (tmp_path / "run" / "manifest.json").unlink()
