@@ -31,9 +31,9 @@ class EncoderModule(pl.LightningModule):
         weight_decay: of Adam, added to the gradient.
         plateau_factor: by which the rate is cut; null keeps it constant.
         plateau_patience: epochs without a lower validation loss before a cut.
-        backbone: what to fine-tune, for systems that train their backbone and do not bring their own.
+        backbone: what to fine-tune, for systems that train a published backbone (default: resnet50).
         weights: where its weights come from, as for `chextriev data features`.
-        recompute: hold the activations of two radiographs at a time and compute them twice.
+        recompute: hold the activations of two radiographs at a time and compute them twice (default: true).
         provenance: digests of the data (taken from the data).
     """
 
@@ -46,9 +46,9 @@ class EncoderModule(pl.LightningModule):
         weight_decay: float = 0.0,
         plateau_factor: float | None = 0.1,
         plateau_patience: int = 4,
-        backbone: str = "resnet50",
+        backbone: str | None = None,
         weights: str | None = None,
-        recompute: bool = True,
+        recompute: bool | None = None,
         provenance: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -57,8 +57,18 @@ class EncoderModule(pl.LightningModule):
         self.plateau_factor, self.plateau_patience = plateau_factor, plateau_patience
         self.backbone: LearnedBackbone | None = None
         provenance = dict(provenance or {})
+        if getattr(self.spec, "backbone", "frozen") == "frozen" and (backbone, weights, recompute) != (
+            None,
+            None,
+            None,
+        ):
+            raise InvalidSetting(
+                f"system {self.spec.name} has no backbone to fine-tune; leave backbone, weights and recompute out"
+            )
         if trains_backbone(self.spec):
-            self.backbone, start = new_learned_backbone(self.spec, name=backbone, weights=weights, recompute=recompute)
+            self.backbone, start = new_learned_backbone(
+                self.spec, name=backbone or "resnet50", weights=weights, recompute=recompute is not False
+            )
             feature_width = start.spec.width
             provenance |= {"backbone": start.spec.name, "backbone_digest": start.digest}
         self.save_hyperparameters(
@@ -120,6 +130,15 @@ class EncoderModule(pl.LightningModule):
     def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
         """The embedding of each radiograph and its row of the study table."""
         return {"row": batch.row.cpu(), "embedding": _on_cpu(self(batch.features).embedding)}
+
+    def on_train_epoch_end(self) -> None:
+        """Cut the rate where it is time, before the epoch's checkpoint: Lightning would do so after it."""
+        schedule, metrics = self.lr_schedulers(), self.trainer.callback_metrics
+        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau) and "val_loss" in metrics:
+            schedule.step(metrics["val_loss"])
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Nothing: see `on_train_epoch_end`."""
 
     def configure_optimizers(self) -> Any:
         """Adam and the plateau schedule."""

@@ -1,8 +1,7 @@
 """`chextriev train`: Lightning's command line around our module and data, writing a run that is complete or not.
 
-A run is an artefact of kind "training run": `best.ckpt` (by validation AUROC) and, outside its digest because they name
-places and times, `last.ckpt`, `config.yaml` and TensorBoard events. The manifest is written when training ends. An
-interrupted run has none; the same command goes on from its `last.ckpt`, which is written at the end of every epoch.
+`chextriev.train.run_files` says what a run is. The manifest is written when training ends. An interrupted run has none;
+the same command goes on from its `last.ckpt`, which is written at the end of every epoch.
 
 Several processes (`--trainer.devices 2 --trainer.strategy ddp`) run all of this together; the first one alone writes.
 """
@@ -12,13 +11,15 @@ import logging
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -29,44 +30,32 @@ from chextriev.artifacts import (
     Manifest,
     Recipe,
     check_output,
-    digest_of,
     file_digest,
     find_current,
     publishing,
     seal,
-    write_text,
 )
 from chextriev.embedding_set import KIND as EMBEDDINGS
 from chextriev.embedding_set import embedding_set, write_embedding_files
-from chextriev.errors import InvalidSetting, NotAnArtifact, OutputExists
+from chextriev.errors import InvalidSetting, NotAnArtifact
 from chextriev.train.encoder_module import EncoderModule
 from chextriev.train.feature_data import FeatureData
 from chextriev.train.gather import gather_rows
 from chextriev.train.loggers import LoggerName, check_logger, kept_environment, logger_options
-from chextriev.train.run_files import BEST_CHECKPOINT, KIND, LAST_CHECKPOINT
+from chextriev.train.run_files import (
+    BEST_CHECKPOINT,
+    CONFIG_FILE,
+    KIND,
+    METHOD,
+    check_trained_as,
+    claim,
+    run_recipe,
+)
 from chextriev.train.torch_files import load_plain
 
-RECIPE_FILE = "recipe.json"
-METHOD = 3
-"""Part of every run's recipe; raise it when the same settings and data begin to give other weights."""
-
-PLACES = (  # where things are and how they are shown: no part of a run's identity
-    *(
-        "config",
-        "out",
-        "predictions",
-        "logger",
-        "ckpt_path",
-        "weights_only",
-        "data.features",
-        "data.table",
-        "best.dirpath",
-    ),
-    *("trainer.default_root_dir", "trainer.logger", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
-)
 _EXPECTED_WARNINGS = (
     r"LightningCLI's args parameter is intended.*",  # our command line has read its part of sys.argv already
-    r".*does not have many workers.*",  # the cache is memory-mapped; workers would only copy
+    r".*does not have many workers.*",  # a batch is a few reads; workers would only copy
     r".*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r"Precision .* is not supported by the model summary.*",
@@ -74,6 +63,8 @@ _EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training.*",  # a backbone keeps its statistics
 )
 
+Monitor = Literal["val_auroc", "val_precision_at_5", "val_loss"]
+_MODES = {"val_auroc": "max", "val_precision_at_5": "max", "val_loss": "min"}
 _LOGGERS = {"tensorboard": TensorBoardLogger, "wandb": WandbLogger, "mlflow": MLFlowLogger}
 
 
@@ -99,10 +90,14 @@ class TrainCommand(LightningCLI):
         parser.add_argument(
             "--predictions", type=Path, default=None, help="embeddings that `predict` writes (default: OUT/predictions)"
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "best")
+        parser.add_argument(
+            "--best.monitor", type=Monitor, default="val_auroc", help="what makes a checkpoint the best"
+        )
+        parser.add_argument(
+            "--best.mode", type=Literal["max", "min"], default="max", help="whether large or small is good"
+        )
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.set_defaults(_CALLBACKS)
-        parser.link_arguments("out", "best.dirpath", compute_fn=str)
+        parser.set_defaults(_EARLY_STOPPING)
         parser.link_arguments("out", "trainer.default_root_dir", compute_fn=str)
         parser.link_arguments("data.feature_width", "model.feature_width", apply_on="instantiate")
         parser.link_arguments("data.provenance", "model.provenance", apply_on="instantiate")
@@ -125,28 +120,28 @@ class TrainCommand(LightningCLI):
         """Train, or go on with an interrupted run, or reuse a complete one; then declare the run complete."""
         if options.get("ckpt_path") is not None:
             raise InvalidSetting("fit goes on from the run's own last checkpoint by itself; leave --ckpt_path out")
-        out, recipe = Path(self._get(self.config, "out")), self._recipe()
+        out, recipe, chosen = Path(self._get(self.config, "out")), self._recipe(), self._get(self.config, "best")
         self.model.check_features(self.datamodule.features)
+        if _MODES[chosen.monitor] != chosen.mode:
+            raise InvalidSetting(f"--best.monitor {chosen.monitor} needs --best.mode {_MODES[chosen.monitor]}")
         current = find_current(out, KIND, recipe)
         if current is not None:
             self.manifest, self.reused = current, True
             return
-        unfinished = _claim(out, recipe, write=self.trainer.is_global_zero)
+        unfinished = claim(out, recipe, write=self.trainer.is_global_zero)
+        best = RunCheckpoint(out, "best", monitor=chosen.monitor, mode=chosen.mode, save_weights_only=True)
         # At the end of an epoch, never within one: a loader cannot go on in the middle of its order.
-        last = ModelCheckpoint(dirpath=out, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
-        self.trainer.callbacks.append(last)  # type: ignore[attr-defined]
+        last = RunCheckpoint(out, "last", save_on_train_epoch_end=True)
+        self.trainer.callbacks.extend([best, last])  # type: ignore[attr-defined]
         if self.trainer.is_global_zero:
             settings = self.config[self.subcommand]  # so that fit, test and predict take the file as their --config
-            parser, path = self._parser(self.subcommand), str(out / "config.yaml")
+            parser, path = self._parser(self.subcommand), str(out / CONFIG_FILE)
             parser.save(settings, path, skip_unset=False, overwrite=True, multifile=False)
         begun = time.perf_counter()
         with self._logging(out):
             self.trainer.fit(model, **{**options, "ckpt_path": unfinished})
-        if not self.trainer.is_global_zero:
-            return
-        if not (out / BEST_CHECKPOINT).is_file():
-            raise NotAnArtifact(f"{out}: training ended without a validated checkpoint, so the run is not complete")
-        self.manifest = seal(out, KIND, recipe, self._facts(time.perf_counter() - begun), names=[BEST_CHECKPOINT])
+        if self.trainer.is_global_zero:
+            self.manifest = seal(out, KIND, recipe, self._facts(best, begun), names=[_checked_best(out)])
 
     @contextmanager
     def _logging(self, out: Path) -> Iterator[None]:
@@ -175,7 +170,8 @@ class TrainCommand(LightningCLI):
         """Write the embeddings of every radiograph that has features, by the run's best checkpoint or `--ckpt_path`."""
         out = Path(self._get(self.config, "predictions") or Path(self._get(self.config, "out")) / "predictions")
         chosen = self._with_checkpoint(options)
-        recipe = Recipe({"method": METHOD}, self._prediction_parents(Path(chosen["ckpt_path"])))
+        settings = {"method": METHOD, "system": self.model.spec.as_dict()}
+        recipe = Recipe(settings, self._prediction_parents(Path(chosen["ckpt_path"])))
         current = find_current(out, EMBEDDINGS, recipe)
         if current is not None:
             self.manifest, self.reused = current, True
@@ -204,36 +200,51 @@ class TrainCommand(LightningCLI):
     def _with_checkpoint(self, options: dict[str, Any]) -> dict[str, Any]:
         self.model.check_features(self.datamodule.features)
         path = options.get("ckpt_path") or Path(self._get(self.config, "out")) / BEST_CHECKPOINT
-        load_plain(Path(path))
+        trained = self.model.hparams["provenance"]
+        check_trained_as(Path(path), system=self.model.spec.as_dict(), provenance=trained)
         return {**options, "ckpt_path": str(path)}
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would read the checkpoint here, before it is checked, and lay its settings over ours."""
 
     def _recipe(self) -> Recipe:
         settings = json.loads(self.parser.dump(self.config, format="json"))[self.subcommand]
-        for place in PLACES:
-            *group, name = place.split(".")
-            (settings[group[0]] if group else settings).pop(name, None)
         provenance = self.datamodule.provenance
         parents = {"region features": provenance["features_digest"], "study table": provenance["table_digest"]}
-        return Recipe({"method": METHOD, **settings}, parents)
+        if self.model.backbone is not None:
+            parents["initial backbone"] = self.model.hparams["provenance"]["backbone_digest"]
+        return run_recipe(settings, parents)
 
-    def _facts(self, seconds: float) -> dict[str, Any]:
-        """What was measured. seconds: of this session; an interrupted run had others."""
-        best: ModelCheckpoint = self._get(self.config_init, "best")
+    def _facts(self, best: ModelCheckpoint, begun: float) -> dict[str, Any]:
+        """What was measured; the seconds are of this session, and an interrupted run had others."""
         return {
             f"best_{best.monitor}": None if best.best_model_score is None else float(best.best_model_score),
             "epochs": self.trainer.current_epoch,
             "steps": self.trainer.global_step,
-            "seconds": round(seconds, 1),
+            "seconds": round(time.perf_counter() - begun, 1),
             "last": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
         }
 
 
-_CALLBACKS = {
-    "best.filename": "best",
-    "best.monitor": "val_auroc",
-    "best.mode": "max",
-    "best.save_weights_only": True,
-    "best.enable_version_counter": False,
+class RunCheckpoint(ModelCheckpoint):
+    """One checkpoint of a run, replaced as it goes; it knows its record again where the run's directory was moved."""
+
+    def __init__(self, out: Path, name: str, **options: Any) -> None:
+        super().__init__(out, name, enable_version_counter=False, **options)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the record, its files in this directory."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
+
+
+_TRAINER = {"use_distributed_sampler": False, "enable_checkpointing": False}  # `fit` brings its own of both
+_EARLY_STOPPING = {
     "early_stopping.monitor": "val_auroc",
     "early_stopping.mode": "max",
     "early_stopping.patience": 4,
@@ -255,9 +266,13 @@ def run_train(arguments: Sequence[str]) -> TrainCommand:
                 FeatureData,
                 args=list(arguments),
                 seed_everything_default=0,
-                trainer_defaults={"enable_progress_bar": sys.stderr.isatty(), "use_distributed_sampler": False},
+                trainer_defaults={"enable_progress_bar": sys.stderr.isatty(), **_TRAINER},
                 save_config_callback=None,
             )
+        except (MisconfigurationException, ValueError) as error:
+            if not _is_lightnings(error):
+                raise
+            raise InvalidSetting(f"the trainer refuses these settings: {error}") from error
         except SystemExit as stop:
             if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
                 raise KeyboardInterrupt from stop
@@ -266,20 +281,15 @@ def run_train(arguments: Sequence[str]) -> TrainCommand:
             signal.signal(signal.SIGINT, handler)
 
 
-def _claim(out: Path, recipe: Recipe, *, write: bool) -> str | None:
-    """Prepare `out` for this recipe; the checkpoint to go on from if it holds an interrupted run of the same recipe."""
-    stated = out / RECIPE_FILE
-    text = json.dumps({"digest": digest_of({"settings": recipe.settings, "parents": recipe.parents})}) + "\n"
-    same = stated.is_file() and stated.read_bytes() == text.encode()
-    if not same and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputExists(
-            f"{out} holds something else than a run of these settings; choose another --out or remove it"
-        )
-    if write:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(stated, text)
-    last = out / LAST_CHECKPOINT
-    if not last.is_file():
-        return None
-    load_plain(last)
-    return str(last)
+def _is_lightnings(error: Exception) -> bool:
+    """Whether Lightning itself raised it, about its settings, and not what it runs."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).startswith(("pytorch_lightning", "lightning_fabric"))
+
+
+def _checked_best(out: Path) -> str:
+    """The name of the best checkpoint, read once more before the run is declared complete."""
+    if not (out / BEST_CHECKPOINT).is_file():
+        raise NotAnArtifact(f"{out}: training ended without a validated checkpoint, so the run is not complete")
+    load_plain(out / BEST_CHECKPOINT)
+    return BEST_CHECKPOINT

@@ -9,7 +9,7 @@ from chextriev.artifacts import digest_of
 from chextriev.errors import InvalidSetting
 from chextriev.systems import find_system, new_system
 from chextriev.train.encoder_module import EncoderModule
-from chextriev.train.fit import METHOD, PLACES
+from chextriev.train.run_files import METHOD, PLACES
 from chextriev.train.search_space import SYSTEM, SearchSpace
 from chextriev.train.settings_tree import Tree, find, place, without
 

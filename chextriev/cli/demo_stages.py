@@ -90,7 +90,8 @@ class Demo:
     def train(self) -> tuple[str, bool]:
         """Features -> a trained v6."""
         from chextriev.train.configs import config_path
-        from chextriev.train.fit import RECIPE_FILE, run_train
+        from chextriev.train.fit import run_train
+        from chextriev.train.run_files import RECIPE_FILE
 
         out = self.out / "run"
         words = ["fit", "--config", str(config_path("v6")), "--out", str(out)]

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from chextriev.embedding_set import read_embeddings
 from chextriev.errors import (
+    DamagedArtifact,
     DigestMismatch,
     EmptySplit,
     InvalidSetting,
@@ -23,7 +25,7 @@ from chextriev.train.features import compute_features
 from chextriev.train.fit import TrainCommand, run_train
 from chextriev.train.run_files import open_run
 from tests.tiny import write_tiny_table
-from tests.train.tiny_training import SMALL, MeanGrey
+from tests.train.tiny_training import QUIET, SMALL, MeanGrey, data_words
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,37 @@ def test_options_of_the_trainer_pass_through(fit: Callable[..., TrainCommand], t
     assert "precision: bf16-mixed" in (tmp_path / "run" / "config.yaml").read_text()
 
 
+def test_a_rate_that_was_cut_stays_cut_after_an_interruption(
+    fit: Callable[..., TrainCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--model.plateau_patience", "0", "--model.learning_rate", "0.3", "--trainer.max_epochs", "6")
+    words += ("--early_stopping.patience", "20")
+    fit(*words, out="unbroken")
+    step, calls = EncoderModule.training_step, []
+
+    def press_ctrl_c(module: EncoderModule, batch: Batch, index: int) -> torch.Tensor:
+        calls.append(index)
+        if len(calls) == 14:  # in the fifth of six epochs of three steps
+            raise KeyboardInterrupt
+        return step(module, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncoderModule, "training_step", press_ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            fit(*words)
+    (tmp_path / "run").rename(tmp_path / "moved")  # the record of the best must survive that too
+    moved = fit(*words, out="moved")
+    states = [torch.load(tmp_path / run / "last.ckpt", weights_only=True) for run in ("unbroken", "moved")]
+    schedules = [state["lr_schedulers"][0] for state in states]
+    assert schedules[0] == schedules[1]
+    assert schedules[0]["_last_lr"][0] < 0.3
+    assert schedules[0]["last_epoch"] == 6
+    for name in ("last.ckpt", "best.ckpt"):
+        weights = [weights_of(tmp_path / run, name) for run in ("unbroken", "moved")]
+        assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items()), name
+    assert moved.manifest.facts["best_val_auroc"] == open_run(tmp_path / "unbroken")[1].facts["best_val_auroc"]
+
+
 def test_every_epoch_has_an_order_of_its_own(fit: Callable[..., TrainCommand], monkeypatch: pytest.MonkeyPatch) -> None:
     step, seen = EncoderModule.training_step, []
 
@@ -156,6 +189,66 @@ def test_a_run_names_no_place_and_survives_being_measured(
 def test_fit_takes_no_checkpoint_but_its_own(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
     with pytest.raises(InvalidSetting, match="leave --ckpt_path out"):
         fit("--ckpt_path", str(tmp_path / "other.ckpt"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_system_is_refused(
+    fit: Callable[..., TrainCommand], data: Path, tmp_path: Path
+) -> None:
+    fit()
+    places = [*data_words(data), *QUIET, "--out", str(tmp_path / "run")]
+    other = "{name: other, positions: true, edges: learned, residual: local, width: 32, heads: 2, head_width: 8}"
+    for action in ("validate", "test", "predict"):
+        with pytest.raises(DigestMismatch, match=r"trained as system 'tiny', asked for is 'other' \(they differ in"):
+            run_train([action, "--model.system", other, *places])
+        with pytest.raises(DigestMismatch, match=r"asked for is 'v6'.*--config .*run/config\.yaml"):
+            run_train([action, *places])
+    assert not (tmp_path / "run" / "predictions").exists()
+    run_train(["predict", "--config", str(tmp_path / "run" / "config.yaml")])
+    assert len(read_embeddings(tmp_path / "run" / "predictions")) == 26
+
+
+def test_a_damaged_run_is_not_sealed_again(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
+    fit()
+    best = tmp_path / "run" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:1000])
+    with pytest.raises(DamagedArtifact, match=r"best\.ckpt"):
+        fit()
+    (tmp_path / "run" / "manifest.json").unlink()
+    with pytest.raises(UnreadableCheckpoint, match=r"best\.ckpt: truncated"):
+        fit()
+    best.unlink()
+    with pytest.raises(NotAnArtifact, match=r"no best\.ckpt; remove it and train again"):
+        fit()
+
+
+def test_a_refused_first_attempt_leaves_the_directory_free(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="the trainer refuses these settings"):
+        fit("--trainer.val_check_interval", "50")
+    assert not fit().reused
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "recipe.json").write_text("{}")
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputExists):
+        fit(out="other")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--trainer.accelerator", "gpu"], "the trainer refuses these settings"),
+        (["--best.monitor", "val_loss"], "--best.monitor val_loss needs --best.mode min"),
+        (["--model.backbone", "resnet50"], "system tiny has no backbone to fine-tune"),
+        (["--model.recompute", "false"], "system tiny has no backbone to fine-tune"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    fit: Callable[..., TrainCommand], tmp_path: Path, words: list[str], said: str
+) -> None:
+    if torch.cuda.is_available() and "gpu" in words:
+        pytest.skip("there is a GPU")
+    with pytest.raises(InvalidSetting, match=said):
+        fit(*words)
     assert not (tmp_path / "run").exists()
 
 
