@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,15 +38,18 @@ def train(data: Path, out: Path, action: str, *words: str) -> subprocess.Complet
     return subprocess.run(command, capture_output=True, text=True, check=True, env=ONE_THREAD)
 
 
-def measured(done: subprocess.CompletedProcess[str]) -> dict[str, float]:
+def measured(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """The JSON that is the output."""
-    content: dict[str, float] = json.loads(done.stdout)
+    content: dict[str, Any] = json.loads(done.stdout)
     return content
 
 
 def test_two_processes_measure_what_one_does(data: Path, tmp_path: Path) -> None:
-    facts = measured(train(data, tmp_path / "run", "fit", *TWO))
+    facts = measured(train(data, tmp_path / "run", "fit", *TWO, "--logger", "tensorboard"))
     assert (facts["epochs"], facts["steps"]) == (2, 4)  # 12 radiographs, 4 a process, 2 steps an epoch
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
+    after = measured(train(data, tmp_path / "run", "validate", "--ckpt_path", str(tmp_path / "run" / "last.ckpt")))
+    assert {name: facts["last"][name] for name in after} == pytest.approx(after, rel=1e-6)
     one, two = (measured(train(data, tmp_path / "run", "validate", *words)) for words in ([], TWO))
     assert set(one) == {"val_loss", "val_auroc", "val_precision_at_5"}
     assert two == pytest.approx(one, rel=1e-6)
@@ -77,7 +81,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path, in
     words = ("--trainer.max_epochs", "3", "--trainer.val_check_interval", interval)
     command = train(data, tmp_path / "unbroken", "fit", *words).args
     command[command.index(str(tmp_path / "unbroken"))] = str(tmp_path / "run")
-    killed = subprocess.run([sys.executable, "-c", KILLED, *command[3:]], capture_output=True, check=False, env=ONE_THREAD)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *command[3:]], capture_output=True, check=False, env=ONE_THREAD
+    )
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "manifest.json").exists()
     subprocess.run(command, capture_output=True, check=True, env=ONE_THREAD)
