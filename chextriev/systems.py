@@ -5,12 +5,13 @@ go through a convolutional backbone, and what it gives goes through an encoder. 
 what the encoder does.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from chextriev.errors import InvalidSetting, UnknownSystem
 from chextriev.preprocess import CropSpec
-from chextriev.variants import VARIANTS, VariantSpec, check_choices, check_positive
+from chextriev.variants import VARIANTS, VariantSpec, check_settings
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,10 @@ class AnaxnetSpec:
     name: str = "anaxnet"
     adjacency: Literal["complete", "co-occurrence"] = "co-occurrence"
     hidden: int = 2048
-    family: str = "anaxnet"
+    family: Literal["anaxnet"] = "anaxnet"
 
     def __post_init__(self) -> None:
-        check_choices(self, {"adjacency": ("complete", "co-occurrence"), "family": ("anaxnet",)})
-        check_positive(self, ("hidden",))
+        check_settings(self)
 
     @property
     def crops(self) -> CropSpec:
@@ -60,14 +60,10 @@ class GlobalCnnSpec:
     embedding: Literal["backbone", "hidden"] = "backbone"
     hidden: int = 1024
     backbone: Literal["frozen", "trained"] = "frozen"
-    family: str = "global-cnn"
+    family: Literal["global-cnn"] = "global-cnn"
 
     def __post_init__(self) -> None:
-        check_choices(
-            self,
-            {"embedding": ("backbone", "hidden"), "backbone": ("frozen", "trained"), "family": ("global-cnn",)},
-        )
-        check_positive(self, ("hidden",))
+        check_settings(self)
 
     @property
     def crops(self) -> CropSpec:
@@ -98,11 +94,10 @@ class AthSpec:
     name: str = "ath"
     bits: int = 32
     margin: float = 0.5
-    family: str = "ath"
+    family: Literal["ath"] = "ath"
 
     def __post_init__(self) -> None:
-        check_choices(self, {"family": ("ath",)})
-        check_positive(self, ("bits",))
+        check_settings(self)
         if not self.margin > 0:
             raise InvalidSetting(f"system {self.name}: margin is {self.margin!r}; a positive number is needed")
 
@@ -143,15 +138,16 @@ SYSTEMS: dict[str, SystemSpec] = {
 
 def find_system(name: str) -> SystemSpec:
     """The system of this name."""
-    if name not in SYSTEMS:
+    if not isinstance(name, str) or name not in SYSTEMS:
         raise UnknownSystem(name, SYSTEMS)
     return SYSTEMS[name]
 
 
 def system_from_dict(values: dict[str, Any]) -> SystemSpec:
     """The specification saved by `as_dict`; unknown keys are errors."""
+    _check_mapping(values)
     family = values.get("family", "variant")
-    if family not in _FAMILIES:
+    if not isinstance(family, str) or family not in _FAMILIES:
         raise InvalidSetting(f"there is no family {family!r} of systems; choose one of {', '.join(_FAMILIES)}")
     kind = _FAMILIES[family]
     if set(values) - set(kind.__dataclass_fields__) or not isinstance(values.get("name"), str):
@@ -165,10 +161,11 @@ def new_system(settings: dict[str, Any]) -> SystemSpec:
 
     A name of the paper with other settings is refused, so that no result stands under a name that is not its own.
     """
+    _check_mapping(settings)
     own = dict(settings)
     base = own.pop("base", None)
     if not isinstance(own.get("name"), str):
-        raise InvalidSetting(f"a system of your own needs a name; got {', '.join(map(str, settings)) or 'nothing'}")
+        raise InvalidSetting(f"a system of your own needs a name; got {', '.join(settings) or 'nothing'}")
     start = find_system(base).as_dict() if base is not None else {}
     spec = system_from_dict({**start, **own})
     if SYSTEMS.get(spec.name, spec) != spec:
@@ -177,6 +174,11 @@ def new_system(settings: dict[str, Any]) -> SystemSpec:
             f" (name: my-system, base: {spec.name}, ...)"
         )
     return spec
+
+
+def _check_mapping(settings: Any) -> None:
+    if not isinstance(settings, Mapping) or not all(isinstance(key, str) for key in settings):
+        raise InvalidSetting(f"a system is its settings by name (name: my-system, base: v6, ...); got {settings!r}")
 
 
 def trains_backbone(spec: SystemSpec) -> bool:

@@ -3,8 +3,9 @@
 Source: CheXtriev (MICCAI 2024), its ablation V0 to V6.
 """
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, replace
+from math import inf
+from typing import Any, Literal, get_args
 
 from chextriev.errors import InvalidSetting
 from chextriev.preprocess import CropSpec
@@ -40,17 +41,20 @@ class VariantSpec:
     heads: int = 8
     head_width: int = 64
     feed_forward: int = 4
-    family: str = "variant"
+    family: Literal["variant"] = "variant"
 
     def __post_init__(self) -> None:
-        check_choices(self, _CHOICES)
-        check_positive(self, ("width", "layers", "heads", "head_width", "feed_forward"))
+        check_settings(self)
         if not 0 <= self.region_loss_share <= 1:
             raise InvalidSetting(
                 f"system {self.name}: region_loss_share is {self.region_loss_share!r}; 0 to 1 is allowed"
             )
         if self.whole_image and self.graph:
             raise InvalidSetting(f"system {self.name}: whole_image needs graph: false; the graph relates 18 regions")
+        idle = [] if self.graph else [key for key, none in _NO_GRAPH.items() if getattr(self, key) != none]
+        if idle:
+            needed = ", ".join(f"{key}: {str(_NO_GRAPH[key]).lower()}" for key in idle)
+            raise InvalidSetting(f"system {self.name}: graph: false needs {needed}; only a graph uses other values")
 
     @property
     def crops(self) -> CropSpec:
@@ -71,28 +75,31 @@ class VariantSpec:
         return asdict(self)
 
 
-def check_choices(spec: Any, choices: dict[str, tuple[str, ...]]) -> None:
-    """InvalidSetting for a field whose value is not one of its choices."""
-    for key, allowed in choices.items():
-        if getattr(spec, key) not in allowed:
-            raise InvalidSetting(f"system {spec.name}: {key} is {getattr(spec, key)!r}; choose from {allowed}")
+def check_settings(spec: Any) -> None:
+    """InvalidSetting for a field of a specification whose value is not of the declared kind.
+
+    Kinds are the choices of a Literal, bool, int (positive), float (finite, or an integer) and str (not empty); true
+    and false are no numbers.
+    """
+    for field in fields(spec):
+        value, choices = getattr(spec, field.name), get_args(field.type)
+        if choices and not (isinstance(value, str) and value in choices):
+            raise InvalidSetting(f"system {spec.name}: {field.name} is {value!r}; choose one of {', '.join(choices)}")
+        if not choices and not _is_a(field.type, value):
+            raise InvalidSetting(f"system {spec.name}: {field.name} is {value!r}; {_KINDS[field.type]} is needed")
 
 
-def check_positive(spec: Any, keys: tuple[str, ...]) -> None:
-    """InvalidSetting for a field that is not a positive integer."""
-    for key in keys:
-        value = getattr(spec, key)
-        if not isinstance(value, int) or value < 1:
-            raise InvalidSetting(f"system {spec.name}: {key} is {value!r}; a positive integer is needed")
+def _is_a(kind: Any, value: Any) -> bool:
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int | float) and -inf < value < inf
+    return isinstance(value, kind) and (value != "" if kind is str else value > 0)
 
 
-_CHOICES = {
-    "adjacency": ("complete", "co-occurrence"),
-    "edges": ("none", "fixed", "learned"),
-    "residual": ("global", "local"),
-    "backbone": ("frozen", "trained"),
-    "family": ("variant",),
-}
+_KINDS: dict[Any, str] = {bool: "true or false", int: "a positive integer", float: "a number", str: "text"}
+_NO_GRAPH = {"adjacency": "complete", "positions": False, "edges": "none", "residual": "global"}
+"""What only a graph uses, at the values that ask nothing of it."""
 
 _V0 = VariantSpec("v0-global", graph=False)
 _V2 = VariantSpec("v2")

@@ -30,9 +30,10 @@ from chextriev.systems import SystemSpec, trains_backbone
 from chextriev.train.backbones import Backbone, load_backbone, region_extractor
 from chextriev.train.encoders import SystemEncoder
 from chextriev.train.run_files import open_run
+from chextriev.variants import VariantSpec
 
-METHOD = 3
-"""Part of every bundle's recipe; raise it when the same checkpoint begins to give other engines."""
+METHOD = 4
+"""Part of every bundle's recipe; raise it when the same checkpoint begins to give other engines or another card."""
 
 PARITY_LIMIT = 1e-4
 """Largest max|engine - PyTorch| / max|PyTorch| of a float32 engine; the demo measures 1e-6 to 6e-6."""
@@ -179,7 +180,17 @@ def _card(
         training=dict(training),
         parity=parity,
         adjacency=_stated_adjacency(trained),
+        notes=_notes(spec),
     )
+
+
+def _notes(spec: SystemSpec) -> list[str]:
+    """What to know of the logits of a variant without a graph, whose image and regions have a head each."""
+    if not isinstance(spec, VariantSpec) or spec.graph or 0 < spec.region_loss_share < 1:
+        return []
+    if spec.region_loss_share == 0:
+        return ["region_logits come from a head that no loss has trained: they say nothing about the regions"]
+    return ["finding_logits are the largest of the regions' logits: no loss trains a head of the whole image"]
 
 
 def _stated_adjacency(trained: TrainedEncoder) -> list[list[float]] | None:

@@ -115,6 +115,8 @@ def reference_names(spec: SystemSpec) -> ReferenceNames:
         unused = r"hash_fn\..+" + (f"|{_POSITION_ALIAS}" if spec.positions else "")
         return ReferenceNames(_GRAPH, _under("cnn."), unused, 2048, ("cnn.fc.0.weight", 1))
     unused = r"edges|adj_mat|model\.anatomy_inp_tensor|model\.(gcn_layers|node_attn_layers|graph_attn|mlp)\..+"
+    if spec.region_loss_share == 1:
+        unused += r"|model\.fc_graph\..+"  # weighs nothing in the loss, and the encoder has no such head
     return ReferenceNames(_NO_GRAPH, _under("cnn."), unused, 2048, ("cnn.fc.0.weight", 1))
 
 

@@ -14,7 +14,7 @@ def system_loss(spec: SystemSpec, output: EncoderOutput, image_findings: Tensor,
     """What a system is trained on. image_findings [B, 9], region_findings [B, 18, 9] int8.
 
     Binary cross-entropy of the image's findings, shared with that of the regions' by `region_loss_share`; ATH adds the
-    triplet loss of its codes.
+    triplet loss of its codes. Computed in float32, whatever the precision of the output.
     """
     image = known_binary_cross_entropy(output.finding_logits, image_findings)
     if isinstance(spec, AthSpec):
@@ -28,11 +28,28 @@ def system_loss(spec: SystemSpec, output: EncoderOutput, image_findings: Tensor,
     return region if share == 1 else (1 - share) * image + share * region
 
 
+def split_loss(
+    spec: SystemSpec, output: EncoderOutput, image_findings: Tensor, region_findings: Tensor, *, block: int = 24
+) -> Tensor:
+    """`system_loss` of a whole split, from all its rows in the order of the table.
+
+    Triplets are mined as in training: among `block` consecutive rows, by default as many as ATH's published batch has.
+    Their loss is the mean over all rows, and its memory linear in them.
+    """
+    if not isinstance(spec, AthSpec):
+        return system_loss(spec, output, image_findings, region_findings)
+    parts = zip(torch.split(output.embedding, block), torch.split(image_findings, block), strict=True)
+    sums = [len(codes) * triplet_loss(codes, findings, margin=spec.margin) for codes, findings in parts]
+    image = known_binary_cross_entropy(output.finding_logits, image_findings)
+    return image + torch.stack(sums).sum() / len(image_findings)
+
+
 def known_binary_cross_entropy(logits: Tensor, findings: Tensor) -> Tensor:
     """Mean binary cross-entropy over the known findings; zero, with a gradient of zero, if none is known.
 
-    logits float32 and findings int8 (1, 0, -1 unknown) of one shape.
+    logits, of which the loss is computed in float32, and findings int8 (1, 0, -1 unknown) of one shape.
     """
+    logits = logits.float()  # in bfloat16 a sum above 256 loses its units
     known = (findings != UNKNOWN).to(logits.dtype)
     losses = functional.binary_cross_entropy_with_logits(
         logits, findings.clamp(min=0).to(logits.dtype), reduction="none"
@@ -43,9 +60,11 @@ def known_binary_cross_entropy(logits: Tensor, findings: Tensor) -> Tensor:
 def triplet_loss(codes: Tensor, findings: Tensor, *, margin: float) -> Tensor:
     """Mean over anchors of max(0, d(anchor, positive) - d(anchor, negative) + margin * bits), of in-batch triplets.
 
-    codes [B, bits] float32; findings [B, 9] int8; d is the squared distance averaged over bits.
+    codes [B, bits], of which the loss is computed in float32; findings [B, 9] int8; d is the squared distance averaged
+    over bits.
     Source: ATH (Fang et al., 2021), with the triplets of `mine_triplets`.
     """
+    codes = codes.float()  # a margin of 16 has steps of a tenth in bfloat16
     positive, negative = mine_triplets(findings)
     near = (codes - codes[positive]).square().mean(dim=1)
     far = (codes - codes[negative]).square().mean(dim=1)

@@ -16,6 +16,9 @@ class RegionEncoder(nn.Module):
     layer's output, and one head reads regions and image from the last layer; without one (V0) they are the projected
     features and regions and image have a head each. There the whole image may be a 19th vector of
     the embedding alone, after the regions, as in the published evaluation.
+
+    V0 that learns from the regions alone has no head of the image, since no loss would train it (as none does in the
+    published code): a finding's logit is the largest of its regions'.
     """
 
     def __init__(self, spec: VariantSpec, feature_width: int, adjacency: Tensor | None = None) -> None:
@@ -26,10 +29,11 @@ class RegionEncoder(nn.Module):
         )
         self.transformer = GraphTransformer(spec, adjacency) if spec.graph else None
         self.region_head = _head(spec.width)
-        self.finding_head = self.region_head if spec.graph else _head(spec.width)
-        if not spec.graph:  # a head that the loss never reaches must not wait for gradients
+        self.finding_head: nn.Module | None = self.region_head
+        if not spec.graph:
+            self.finding_head = _head(spec.width) if spec.region_loss_share < 1 else None
+            # A head that the loss never reaches must not wait for gradients.
             self.region_head.requires_grad_(spec.region_loss_share > 0)
-            self.finding_head.requires_grad_(spec.region_loss_share < 1)
 
     @property
     def adjacency(self) -> Tensor | None:
@@ -41,11 +45,13 @@ class RegionEncoder(nn.Module):
         first = self.projection(features)
         outputs = [first] if self.transformer is None else [first, *self.transformer(first)]
         region_vectors = torch.stack(outputs).sum(dim=0)
-        last = outputs[-1]
+        regions = outputs[-1][:, :N_REGIONS]
+        region_logits = self.region_head(regions)
+        of_image = region_logits.amax(dim=1) if self.finding_head is None else self.finding_head(regions.mean(dim=1))
         return EncoderOutput(
             embedding=region_vectors.mean(dim=1),
-            finding_logits=self.finding_head(last[:, :N_REGIONS].mean(dim=1)),
-            region_logits=self.region_head(last[:, :N_REGIONS]),
+            finding_logits=of_image,
+            region_logits=region_logits,
             region_vectors=region_vectors,
         )
 

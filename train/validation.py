@@ -11,10 +11,13 @@ from chextriev.eval.metrics import METRICS, class_means, macro_mean, score_queri
 
 
 def mean_auroc(logits: Tensor, findings: npt.NDArray[np.int8]) -> float:
-    """Area under the ROC curve, averaged over the findings that have known positives and negatives; .5 if none has.
+    """Area under the ROC curve, averaged over the findings that have known positives and negatives; .5 if none has, NaN
+    where a logit is not finite: sorting would give such logits a rank.
 
     logits [N, 9] float32, findings [N, 9] int8 (unknown left out).
     """
+    if not bool(logits.isfinite().all()):
+        return float("nan")
     scores = []
     for column, truth in zip(logits.T, torch.from_numpy(findings).T, strict=True):
         known = truth >= 0
@@ -24,18 +27,24 @@ def mean_auroc(logits: Tensor, findings: npt.NDArray[np.int8]) -> float:
 
 
 def retrieval_precision(
-    vectors: Tensor, findings: npt.NDArray[np.int8], patients: npt.NDArray[np.object_], *, k: int
+    vectors: Tensor, findings: npt.NDArray[np.int8], patients: npt.NDArray[np.object_], *, k: int, block: int = 1024
 ) -> float:
     """precision@k, macro over findings, of a split searched with itself by cosine; the same patient is excluded.
 
-    vectors [N, D] float32, findings [N, 9] int8, patients [N]. NaN if no finding has a positive.
+    vectors [N, D] float32, findings [N, 9] int8, patients [N]. NaN if no finding has a positive, or where a
+    vector is not finite. `block` queries are searched at a time, so that memory is linear in N.
     """
+    if not bool(vectors.isfinite().all()):
+        return float("nan")
     _, groups = np.unique(patients.astype(str), return_inverse=True)
     group = torch.from_numpy(groups)
     unit = functional.normalize(vectors, dim=1)
-    scores = (unit @ unit.T).masked_fill(group[:, None] == group[None, :], -torch.inf)
-    best, rows = scores.topk(min(k, len(scores)), dim=1)
-    neighbours = rows.masked_fill(best == -torch.inf, -1).numpy()
+    found = []
+    for own, queries in zip(torch.split(group, block), torch.split(unit, block), strict=True):
+        scores = (queries @ unit.T).masked_fill_(own[:, None] == group, -torch.inf)  # [block, N] float32
+        best, rows = scores.topk(min(k, len(group)), dim=1)
+        found.append(rows.masked_fill(best == -torch.inf, -1))
+    neighbours = torch.cat(found).numpy()
     if neighbours.shape[1] < k:
         neighbours = np.pad(neighbours, ((0, 0), (0, k - neighbours.shape[1])), constant_values=-1)
     count = len(neighbours)

@@ -95,3 +95,20 @@ def test_the_card_states_an_adjacency_that_is_not_complete(tmp_path: Path) -> No
     recipe = Recipe({}, {})
     publish_bundle(tmp_path / "bundle", recipe, TrainedEncoder(encoder.eval(), width, {}), backbone, training={})
     assert open_bundle(tmp_path / "bundle").card.adjacency == np.eye(18).tolist()
+
+
+@pytest.mark.parametrize(
+    ("share", "notes"),
+    [
+        (0.0, ["region_logits come from a head that no loss has trained: they say nothing about the regions"]),
+        (0.5, []),
+        (1.0, ["finding_logits are the largest of the regions' logits: no loss trains a head of the whole image"]),
+    ],
+)
+def test_the_card_says_which_logits_no_loss_has_trained(tmp_path: Path, share: float, notes: list[str]) -> None:
+    width = (224 // 8) ** 2
+    backbone = Backbone(AthTrunk().freeze(), replace(ATH_BACKBONE, width=width), digest="0" * 64, weights_note="")
+    encoder = new_encoder(replace(VARIANTS["v0-global"], name="tiny", width=32, region_loss_share=share), width)
+    trained = TrainedEncoder(encoder.eval(), width, {})
+    publish_bundle(tmp_path / "bundle", Recipe({}, {}), trained, backbone, training={})
+    assert open_bundle(tmp_path / "bundle").card.notes == notes

@@ -126,11 +126,17 @@ def test_the_system_decides_what_of_the_same_file_is_used(tmp_path: Path) -> Non
 
 def test_what_the_published_v0_never_uses_is_accepted_and_listed(tmp_path: Path) -> None:
     state = state_of("v0-global")
-    idle = [name for name in state if not name.startswith(("cnn.", "model.fc_"))]
+    idle = [name for name in state if not name.startswith(("cnn.", "model.fc_node."))]
     state |= {"model.anatomy_inp_tensor": torch.eye(18), "model.node_attn_layers.0.mask": torch.ones(1, 1, 18, 19)}
     encoder = imported(tmp_path, state, "v0-local")
     assert encoder.unused == sorted([*idle, "model.anatomy_inp_tensor", "model.node_attn_layers.0.mask"])
-    assert difference(encoder(reference_input("v0-global")).embedding, golden("v0-global")["embedding"]) <= TOLERANCE
+    fields, output = golden("v0-global"), encoder(reference_input("v0-global"))
+    assert difference(output.embedding, fields["embedding"]) <= TOLERANCE
+    assert difference(output.region_logits, fields["region_logits"]) <= TOLERANCE
+    # The published loss trains the head of the regions alone: the image has what its regions have.
+    assert torch.equal(output.finding_logits, output.region_logits.amax(dim=1))
+    whole = imported(tmp_path, state, "v0-global")
+    assert whole.unused == [name for name in encoder.unused if not name.startswith("model.fc_graph.")]
 
 
 def test_ath_has_as_many_weights_as_published(tmp_path: Path) -> None:

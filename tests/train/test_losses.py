@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import arrays
 
 from chextriev.anatomy import N_FINDINGS, N_REGIONS
 from chextriev.errors import InvalidSetting
-from chextriev.systems import SYSTEMS, AthSpec, GlobalCnnSpec
+from chextriev.systems import SYSTEMS, AthSpec, GlobalCnnSpec, SystemSpec
 from chextriev.train.encoder_output import EncoderOutput
-from chextriev.train.losses import known_binary_cross_entropy, mine_triplets, system_loss, triplet_loss
+from chextriev.train.losses import known_binary_cross_entropy, mine_triplets, split_loss, system_loss, triplet_loss
 from chextriev.variants import VARIANTS
 
 Findings = npt.NDArray[np.int8]
@@ -209,3 +209,70 @@ def test_systems_without_regions_learn_from_the_image(
     assert torch.equal(system_loss(GlobalCnnSpec(), bare, *labels), image)
     with pytest.raises(InvalidSetting, match="mine has no region logits; region_loss_share must be 0"):
         system_loss(replace(VARIANTS["v6"], name="mine", region_loss_share=0.5), bare, *labels)
+
+
+def halved(output: EncoderOutput) -> EncoderOutput:
+    """The output as a step in bfloat16 gives it."""
+    present = {name: tensor.bfloat16() for name, tensor in output._asdict().items() if tensor is not None}
+    return output._replace(**present)
+
+
+@pytest.mark.parametrize(
+    "spec", [AthSpec(), GlobalCnnSpec(), replace(VARIANTS["v6"], name="mine", region_loss_share=0.5)]
+)
+def test_losses_of_bfloat16_are_computed_in_float32(
+    output: EncoderOutput, labels: tuple[torch.Tensor, torch.Tensor], spec: SystemSpec
+) -> None:
+    coarse = halved(output)
+    exact = output._replace(**{name: tensor.float() for name, tensor in coarse._asdict().items() if tensor is not None})
+    found, wanted = system_loss(spec, coarse, *labels), system_loss(spec, exact, *labels)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, wanted)
+
+
+def test_a_sum_of_many_bfloat16_losses_keeps_its_units() -> None:
+    logits = torch.full((3000, N_FINDINGS), 1.25, dtype=torch.bfloat16, requires_grad=True)
+    loss = known_binary_cross_entropy(logits, torch.ones(3000, N_FINDINGS, dtype=torch.int8))
+    assert loss.item() == pytest.approx(bce(1.25, 1), rel=1e-5)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.dtype == torch.bfloat16
+
+
+@pytest.fixture
+def many() -> tuple[EncoderOutput, torch.Tensor, torch.Tensor]:
+    """53 rows, which no block divides."""
+    random, rng = torch.Generator().manual_seed(3), np.random.default_rng(4)
+    output = EncoderOutput(
+        torch.randn(53, 32, generator=random) * 3,
+        torch.randn(53, N_FINDINGS, generator=random),
+        torch.randn(53, N_REGIONS, N_FINDINGS, generator=random),
+    )
+    image, region = (rng.integers(-1, 2, shape).astype(np.int8) for shape in ((53, 9), (53, 18, 9)))
+    return output, torch.from_numpy(image), torch.from_numpy(region)
+
+
+@pytest.mark.parametrize("block", [7, 24, 53, 100])
+def test_a_split_mines_its_triplets_in_blocks(
+    many: tuple[EncoderOutput, torch.Tensor, torch.Tensor], block: int
+) -> None:
+    spec, (output, findings, regions) = AthSpec(), many
+    anchors = []
+    for start in range(0, 53, block):
+        codes, own = output.embedding[start : start + block], findings[start : start + block]
+        for anchor, (positive, negative) in enumerate(zip(*plain_triplets(own.numpy()), strict=True)):
+            near, far = ((codes[anchor] - codes[other]).square().mean().item() for other in (positive, negative))
+            anchors.append(max(0, near - far + 16))
+    image = known_binary_cross_entropy(output.finding_logits, findings).item()
+    found = split_loss(spec, output, findings, regions, block=block).item()
+    assert found == pytest.approx(image + sum(anchors) / 53, rel=1e-5)
+    whole = system_loss(spec, output, findings, regions).item()
+    assert (found == pytest.approx(whole, rel=1e-6)) is (block >= 53)
+
+
+def test_the_split_loss_of_other_systems_knows_no_blocks(
+    many: tuple[EncoderOutput, torch.Tensor, torch.Tensor],
+) -> None:
+    output, *labels = many
+    spec = replace(VARIANTS["v6"], name="mine", region_loss_share=0.5)
+    assert torch.equal(split_loss(spec, output, *labels, block=7), system_loss(spec, output, *labels))

@@ -1,6 +1,7 @@
 """The encoder computes what the paper says it computes."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -93,6 +94,19 @@ def test_unknown_findings_carry_no_loss() -> None:
     assert known_binary_cross_entropy(logits, torch.full((1, 3), -1, dtype=torch.int8)) == 0
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_without_a_graph_the_image_has_a_head_where_a_loss_trains_it(share: float) -> None:
+    encoder = RegionEncoder(replace(small("v0-global"), name="mine", region_loss_share=share), 12)
+    output = encoder(torch.randn(3, 18, 12))
+    assert torch.equal(output.finding_logits, output.region_logits.amax(dim=1)) is (share == 1)
+    assert any(name.startswith("finding_head") for name in encoder.state_dict()) is (share < 1)
+    ((1 - share) * output.finding_logits.sum() + share * output.region_logits.sum()).backward()
+    learning = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for parameter in learning)
+    heads = [encoder.region_head] if share == 1 else [encoder.region_head, encoder.finding_head]
+    assert [head[1].weight.grad is not None for head in heads] == ([share > 0, True] if share < 1 else [True])
+
+
 def test_variants_are_refused_in_words() -> None:
     with pytest.raises(UnknownSystem, match=r"no system 'v9'; choose one of global-cnn.*v6"):
         find_system("v9")
@@ -100,3 +114,54 @@ def test_variants_are_refused_in_words() -> None:
         replace(find_system("v6"), heads=0)
     with pytest.raises(InvalidSetting, match="hedas"):
         system_from_dict({"name": "mine", "hedas": 4})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"base": "v6", "region_loss_share": "half"}, "region_loss_share is 'half'; a number is needed"),
+        ({"base": "v6", "region_loss_share": True}, "region_loss_share is True; a number is needed"),
+        ({"base": "v6", "region_loss_share": float("nan")}, "region_loss_share is nan; a number is needed"),
+        ({"base": "v6", "region_loss_share": 10**400}, "region_loss_share is 1000"),
+        ({"base": "v6", "positions": "nope"}, "positions is 'nope'; true or false is needed"),
+        ({"base": "v6", "positions": 1}, "positions is 1; true or false is needed"),
+        ({"base": "v6", "layers": True}, "layers is True; a positive integer is needed"),
+        ({"base": "v6", "layers": 2.0}, r"layers is 2\.0; a positive integer is needed"),
+        ({"base": "v6", "layers": None}, "layers is None; a positive integer is needed"),
+        ({"base": "v6", "edges": "some"}, "edges is 'some'; choose one of none, fixed, learned"),
+        ({"base": "v6", "edges": ["none"]}, r"edges is \['none'\]; choose one of"),
+        ({"base": "ath", "margin": "text"}, "margin is 'text'; a number is needed"),
+        ({"base": "ath", "margin": float("inf")}, "margin is inf; a number is needed"),
+        ({"base": "ath", "margin": 0}, "margin is 0; a positive number is needed"),
+        ({"base": "anaxnet", "hidden": "wide"}, "hidden is 'wide'; a positive integer is needed"),
+        ({"base": "global-cnn", "backbone": False}, "backbone is False; choose one of frozen, trained"),
+        ({"family": ["ath"]}, r"there is no family \['ath'\] of systems; choose one of variant"),
+        ({"base": "v1", "graph": False}, "graph: false needs adjacency: complete; only a graph"),
+        ({"base": "v4", "graph": False}, "graph: false needs positions: false, edges: none, residual: global;"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_in_words(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidSetting, match=said):
+        new_system({"name": "mine", **settings})
+
+
+def test_what_is_no_set_of_settings_is_refused_in_words() -> None:
+    strange: Any
+    for strange in ([("name", "mine")], {"name": "mine", 5: "v6"}, "v6", None):
+        for read in (new_system, system_from_dict):
+            with pytest.raises(InvalidSetting, match="a system is its settings by name"):
+                read(strange)
+    for strange in (5, ["mine"], None):
+        with pytest.raises(InvalidSetting, match="needs a name"):
+            new_system({"name": strange, "base": "v6"})
+        with pytest.raises(InvalidSetting, match=r"name is .*; text is needed"):
+            VariantSpec(strange)
+    for strange in (["v6"], 6, {"v6": 1}):
+        with pytest.raises(UnknownSystem, match=r"choose one of global-cnn.*v6"):
+            new_system({"name": "mine", "base": strange})
+    with pytest.raises(InvalidSetting, match="name is ''; text is needed"):
+        new_system({"name": "", "base": "v6"})
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert new_system({"name": "mine", "base": "v6", "region_loss_share": 1}).as_dict()["region_loss_share"] == 1
