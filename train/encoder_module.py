@@ -1,6 +1,6 @@
 """The Lightning module that trains every system, from region features or from pixels."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -16,9 +16,8 @@ from chextriev.train.feature_data import Batch, FeatureData
 from chextriev.train.features import PIXELS, RegionFeatures
 from chextriev.train.gather import gather_rows
 from chextriev.train.learned_backbone import LearnedBackbone, new_learned_backbone
-from chextriev.train.losses import system_loss
+from chextriev.train.losses import split_loss, system_loss
 from chextriev.train.validation import mean_auroc, retrieval_precision
-from chextriev.variants import VariantSpec
 
 
 class EncoderModule(pl.LightningModule):
@@ -112,10 +111,10 @@ class EncoderModule(pl.LightningModule):
         output = EncoderOutput(**{name: split[name] for name in EncoderOutput._fields if name in split})
         findings = split["image_findings"].numpy()
         patients = self._data.table.patient_id[split["row"].numpy()]
-        loss = system_loss(self.spec, output, split["image_findings"], split["region_findings"])
+        loss = split_loss(self.spec, output, split["image_findings"], split["region_findings"])
         # Every process has computed these of all rows: their mean over processes is what each of them has.
         self.log("val_loss", loss, sync_dist=True)
-        self.log("val_auroc", mean_auroc(self._image_logits(output), findings), prog_bar=True, sync_dist=True)
+        self.log("val_auroc", mean_auroc(output.finding_logits, findings), prog_bar=True, sync_dist=True)
         precision = retrieval_precision(output.embedding, findings, patients, k=5)
         self.log("val_precision_at_5", precision, prog_bar=True, sync_dist=True)
 
@@ -150,12 +149,6 @@ class EncoderModule(pl.LightningModule):
             optimizer, factor=self.plateau_factor, patience=self.plateau_patience
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
-
-    def _image_logits(self, output: EncoderOutput) -> Tensor:
-        """[N, 9]: those of the image; the largest of the regions where no loss has trained the image's own head."""
-        if isinstance(self.spec, VariantSpec) and not self.spec.graph and self.spec.region_loss_share == 1:
-            return cast(Tensor, output.region_logits).amax(dim=1)
-        return output.finding_logits
 
     def check_features(self, features: RegionFeatures) -> None:
         """OtherBackbone, with the command that is needed, where the cache is not what this system learns from."""

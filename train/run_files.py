@@ -18,7 +18,7 @@ KIND = "training run"
 BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
 RECIPE_FILE, CONFIG_FILE = "recipe.json", "config.yaml"
 
-METHOD = 3
+METHOD = 4
 """Part of every run's recipe; raise it when the same settings and data begin to give other weights."""
 
 PLACES = (  # where things are and how they are shown: no part of a run's identity
