@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from chextriev.bundle import EncoderBundle
 from chextriev.encoder import Embeddings
-from chextriev.errors import CountMismatch, DamagedArtifact, MissingDependency
+from chextriev.errors import CountMismatch, DamagedArtifact, InvalidSetting, MissingDependency
 from chextriev.optional import require
 from chextriev.preprocess import region_crops
 from chextriev.radiograph import Radiograph
@@ -49,7 +49,10 @@ class OnnxExtractor:
             return cls(path.read_bytes(), backbone=name, backbone_digest=digest, device=device)
 
     def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Features [n, width] float32 of grey crops [n, 1, 224, 224] uint8."""
+        """Features [n, width] float32 of grey crops [n, 1, size, size] uint8; InvalidSetting for another size."""
+        wanted = self._session.get_inputs()[0].shape[1:]
+        if list(crops.shape[1:]) != wanted:
+            raise InvalidSetting(f"crops are {list(crops.shape[1:])}; {self.backbone} takes {wanted} here")
         (features,) = self._session.run(None, {"crops": crops})
         return np.asarray(features, np.float32)
 

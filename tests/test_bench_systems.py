@@ -33,4 +33,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "no system 'v9'" in capsys.readouterr().err
     assert main(["bench", "systems", "--work", str(tmp_path / "work"), "--seeds", "1", "1"]) == EXIT_REFUSED
     assert "different whole numbers" in capsys.readouterr().err
+    eleven = [str(seed) for seed in range(11)]
+    assert main(["bench", "systems", "--work", str(tmp_path / "work"), "--seeds", *eleven]) == EXIT_REFUSED
+    assert "11 seeds; at most 10" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()

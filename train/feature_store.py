@@ -27,9 +27,10 @@ from chextriev.artifacts import (
     MANIFEST,
     Manifest,
     check_output,
-    open_artifact,
+    read_manifest,
     reap_scratch,
     scratch_files,
+    verify_files,
     write_bytes,
     write_text,
 )
@@ -234,10 +235,12 @@ def open_features(
 ) -> RegionFeatures:
     """Open a complete store, every file verified (all of MIMIC-CXR-JPG is 17 GB: up to half a minute).
 
-    Raises OtherBackbone where a digest is given and differs, NotAnArtifact where the store is incomplete.
+    A process verifies a store once, and again where a file's size, inode or times say that it may have changed.
+    Raises OtherBackbone where a digest is given and differs, NotAnArtifact where the store is incomplete,
+    DamagedArtifact where a file differs from the manifest.
     """
     directory = Path(directory)
-    features = RegionFeatures(directory, open_artifact(directory, KIND))
+    features = RegionFeatures(directory, _verified_manifest(directory))
     for what, found, wanted in (
         ("backbone", features.backbone_digest, backbone_digest),
         ("crops", features.crops_digest, crops_digest),
@@ -248,6 +251,28 @@ def open_features(
                 f" {wanted[:12]}; compute them into another directory"
             )
     return features
+
+
+_VERIFIED: dict[Path, tuple[object, ...]] = {}
+"""Directory -> what its files were when this process last compared them with the manifest."""
+
+
+def _verified_manifest(directory: Path) -> Manifest:
+    manifest = read_manifest(directory, KIND)
+    state = manifest.digest, *(_file_state(directory / name) for name in sorted(manifest.files))
+    if _VERIFIED.get(directory.resolve()) != state:
+        verify_files(directory, manifest)
+        _VERIFIED[directory.resolve()] = state  # taken before: what changes meanwhile is seen the next time
+    return manifest
+
+
+def _file_state(path: Path) -> tuple[int, ...] | None:
+    """Changes when the content may have; None where there is no file."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _check_fresh(directory: Path) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "PixelExtractor",
     "RegionFeatures",
     "TorchExtractor",
+    "check_frozen_crops",
     "compute_features",
     "open_features",
 ]
@@ -56,6 +57,11 @@ class FeatureExtractor(Protocol):
 PIXELS = "pixels"
 """In place of a backbone: the grey crops themselves."""
 
+PIXEL_SIZES = 16, 1024
+"""Smallest and largest crops that are kept as they are; below, nothing is left of a finding, and 18 larger ones fill
+several megabytes a radiograph with more than systems learn from.
+"""
+
 
 class PixelExtractor:
     """Keeps the crops as they are, for systems that train their own convolutions: 231,528 x 18 x 224^2 are 209 GB."""
@@ -64,6 +70,9 @@ class PixelExtractor:
     backbone_digest = digest_of({"backbone": PIXELS})
 
     def __init__(self, crops: CropSpec) -> None:
+        low, high = PIXEL_SIZES
+        if not low <= crops.size <= high:
+            raise InvalidSetting(f"crops of {crops.size} pixels; {low} to {high} are possible")
         self.width = crops.size**2
 
     def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -107,6 +116,16 @@ class DeferredExtractor:
     def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Features [n, width] float32 of grey crops [n, 1, 224, 224] uint8."""
         return self._made().extract(crops)
+
+
+def check_frozen_crops(backbone: str, crops: CropSpec) -> None:
+    """Raise InvalidSetting for crops of a size that the weights of frozen backbones are not made for."""
+    published = CropSpec().size
+    if crops.size != published:
+        raise InvalidSetting(
+            f"crops of {crops.size} pixels for {backbone}; its weights expect {published}, other sizes go with the"
+            f" backbone {PIXELS} alone"
+        )
 
 
 def compute_features(

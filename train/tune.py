@@ -5,9 +5,9 @@
     OUT/study/             Optuna's journal of the trials, and a lock
     OUT/best.yaml          the configuration of the best trial, once the search is complete
 
-What is tried next depends on the seed and the finished trials alone, so an interrupted search goes on as if it had not
+What is tried next depends on the seed and the trials before it alone, so an interrupted search goes on as if it had not
 been: the trial that was cut off is drawn again, its run goes on from its last checkpoint, and equal trials are trained
-once.
+once. A trial whose metric is not a number, because its training diverged, has failed: another is drawn in its place.
 """
 
 import fcntl
@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from chextriev.artifacts import digest_of, read_manifest, write_text
-from chextriev.errors import DamagedArtifact, EmptySplit, OutputExists
+from chextriev.errors import DamagedArtifact, EmptySplit, InvalidSetting, OutputExists
 from chextriev.optional import require
 from chextriev.study_table import KIND as STUDY_TABLE
+from chextriev.study_table import read_study_table
+from chextriev.train.backbones.weights import RANDOM
 from chextriev.train.feature_store import KIND as FEATURES
+from chextriev.train.feature_store import open_features
 from chextriev.train.fit import run_train
 from chextriev.train.search_space import Choices, Range, SearchSpace
 from chextriev.train.settings_tree import Tree, find, place
@@ -36,19 +39,26 @@ if TYPE_CHECKING:
 STUDY, TRIALS, BEST = "study", "trials", "best.yaml"
 _JOURNAL, _LOCK = "journal.jsonl", "lock"
 _SETTINGS = "settings"
+_DIVERGED = "diverged"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One completed trial.
+    """One finished trial.
 
-    number: from 0, in the order of completion. value: the best of the metric that its run reached. run: its directory.
+    number: from 0, of complete trials in their order and of failed ones in theirs. value: the best of the metric that
+    its run reached, NaN if the trial failed. run: its directory.
     """
 
     number: int
     value: float
     parameters: Mapping[str, Any]
     run: Path
+
+    @property
+    def failed(self) -> bool:
+        """Whether its training diverged."""
+        return math.isnan(self.value)
 
 
 @dataclass(frozen=True)
@@ -64,56 +74,96 @@ class Search:
 def tune(space: SearchSpace, base: Tree, out: Path, *, on_trial: Callable[[Trial], None] = lambda _: None) -> Search:
     """Search until `space.trials` trials are complete, going on with what `out` holds of the same search.
 
-    base: a training configuration, data included. on_trial: called after each trial.
-    Raises OutputExists where `out` holds another search or one is at work there, and what `train fit` raises.
+    base: a training configuration, data included. on_trial: called after each trial, failed ones too.
+    Raises OutputExists where `out` holds another search or one is at work there, EmptySplit where the validate split
+    has no positive finding, InvalidSetting once as many trials have failed as are wanted, and what `train fit` raises.
     """
-    base = _with_absolute_data(base)
+    base = _with_absolute_files(base)
     settings, out = TrialSettings(base, space), Path(out)
+    _check_validate_split(settings)
     _check_out(out)
     (out / STUDY).mkdir(parents=True, exist_ok=True)
     with _alone(out):
         study = _open_study(out, settings)
         while len(done := _completed(study, out, settings)) < space.trials:
-            _next_trial(study, out, settings)
-            on_trial(_completed(study, out, settings)[-1])
+            _check_failures(study, settings)
+            on_trial(_next_trial(study, out, settings))
         best = max(done, key=lambda trial: trial.value)
         found = f"# Trial {best.number + 1} of {len(done)}: {space.metric} {best.value:.4f}\n"
         write_text(out / BEST, found + best.run.with_suffix(".yaml").read_text())
     return Search(space.metric, tuple(done), best, out / BEST)
 
 
-def _next_trial(study: "optuna.Study", out: Path, settings: TrialSettings) -> None:
+def _next_trial(study: "optuna.Study", out: Path, settings: TrialSettings) -> Trial:
     """Draw parameters, train, and tell the study what came of them."""
     optuna = _optuna()
-    done = len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]))
-    seed = int(digest_of([settings.space.seed, done])[:8], 16)
+    done, failed = len(_trials(study, "COMPLETE")), len(_diverged(study))
+    seed = int(digest_of([settings.space.seed, done + failed])[:8], 16)
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     ordered = sorted(settings.space.space.items())  # the order of a file must not change what is drawn
     trial = study.ask({name: _distribution(domain) for name, domain in ordered})
-    study.tell(trial, _train(out, settings, trial.params))
+    value = _train(out, settings, trial.params)
+    run = _run_of(out, settings, trial.params)
+    if math.isfinite(value):
+        study.tell(trial, value)
+        return Trial(done, value, dict(trial.params), run)
+    trial.set_user_attr(_DIVERGED, True)  # tells it from a trial that was cut off, which is drawn again
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    return Trial(failed, math.nan, dict(trial.params), run)
 
 
 def _train(out: Path, settings: TrialSettings, parameters: Mapping[str, Any]) -> float:
-    """The best value of the metric in the run of these parameters."""
+    """The best value of the metric in the run of these parameters; not finite where training diverged at once."""
     configuration = settings.configuration(parameters)
-    run = out / TRIALS / trial_name(configuration)
+    run = _run_of(out, settings, parameters)
     run.parent.mkdir(exist_ok=True)
     write_text(run.with_suffix(".yaml"), yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True))
     words = ["fit", "--trainer.enable_model_summary", "false", "--config", str(run.with_suffix(".yaml"))]
     facts = run_train([*words, "--out", str(run)]).manifest.facts
     value: float = facts[f"best_{settings.space.metric}"]
-    if not math.isfinite(value):
-        raise EmptySplit(f"{settings.space.metric} is not a number; no finding is positive in the validate split")
     return value
 
 
+def _run_of(out: Path, settings: TrialSettings, parameters: Mapping[str, Any]) -> Path:
+    return out / TRIALS / trial_name(settings.configuration(parameters))
+
+
 def _completed(study: "optuna.Study", out: Path, settings: TrialSettings) -> list[Trial]:
-    states = [_optuna().trial.TrialState.COMPLETE]
-    trials = []
-    for number, trial in enumerate(study.get_trials(deepcopy=False, states=states)):
-        name = trial_name(settings.configuration(trial.params))
-        trials.append(Trial(number, float(trial.value or 0), dict(trial.params), out / TRIALS / name))
-    return trials
+    return [
+        Trial(number, float(trial.value or 0), dict(trial.params), _run_of(out, settings, trial.params))
+        for number, trial in enumerate(_trials(study, "COMPLETE"))
+    ]
+
+
+def _trials(study: "optuna.Study", state: str) -> "list[optuna.trial.FrozenTrial]":
+    found: list[optuna.trial.FrozenTrial] = study.get_trials(deepcopy=False, states=[_optuna().trial.TrialState[state]])
+    return found
+
+
+def _diverged(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
+    return [trial for trial in _trials(study, "FAIL") if _DIVERGED in trial.user_attrs]
+
+
+def _check_failures(study: "optuna.Study", settings: TrialSettings) -> None:
+    """InvalidSetting where as many trials have diverged as are to be completed."""
+    failed = _diverged(study)
+    if len(failed) >= settings.space.trials:
+        last = ", ".join(f"{name} = {value!r}" for name, value in failed[-1].params.items())
+        raise InvalidSetting(
+            f"{len(failed)} trials diverged, so that {settings.space.metric} is not a number, the last one with {last};"
+            " narrow the space, often model.learning_rate, and search into another --out"
+        )
+
+
+def _check_validate_split(settings: TrialSettings) -> None:
+    """EmptySplit where no metric of the validate split can tell one trial from another."""
+    features = open_features(find(settings.base, "data.features"))
+    table = read_study_table(find(settings.base, "data.table"))
+    if not (table.image_findings[(table.split == "validate") & features.available] == 1).any():
+        raise EmptySplit(
+            f"no finding is positive in the validate split, so {settings.space.metric} says nothing; search on a study"
+            " table with a larger one"
+        )
 
 
 def _open_study(out: Path, settings: TrialSettings) -> "optuna.Study":
@@ -122,17 +172,17 @@ def _open_study(out: Path, settings: TrialSettings) -> "optuna.Study":
     study = _load_study(out)
     held = study.user_attrs.get(_SETTINGS, identity)
     if held != identity:
-        if _has_completed(study):
+        if _trials(study, "COMPLETE"):
             raise OutputExists(
                 f"{out} holds a search of another space, training configuration or data; choose another --out"
             )
         (out / STUDY / _JOURNAL).unlink()  # nothing was found yet: a mended space file may start anew
         study = _load_study(out)
     study.set_user_attr(_SETTINGS, identity)
-    states = _optuna().trial.TrialState
-    for trial in study.get_trials(states=[states.RUNNING]):
-        study.tell(trial.number, state=states.FAIL)
-        study.enqueue_trial(trial.params)
+    for trial in _trials(study, "RUNNING"):
+        study.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
+        if _DIVERGED not in trial.user_attrs:
+            study.enqueue_trial(trial.params)
     return study
 
 
@@ -150,10 +200,6 @@ def _load_study(out: Path) -> "optuna.Study":
             f"{journal} cannot be read ({error}); remove it and tune again: the trials' runs stay and are reused"
         ) from error
     return study
-
-
-def _has_completed(study: "optuna.Study") -> bool:
-    return bool(study.get_trials(deepcopy=False, states=[_optuna().trial.TrialState.COMPLETE]))
 
 
 def _identity(settings: TrialSettings) -> str:
@@ -174,10 +220,11 @@ def _distribution(domain: Range | Choices) -> Any:
     return distributions.FloatDistribution(domain.low, domain.high, log=domain.log)
 
 
-def _with_absolute_data(base: Tree) -> Tree:
-    """So that the configurations in `out` mean the same data wherever they are used from."""
-    for name in ("data.features", "data.table"):
-        if (given := find(base, name)) is not None:
+def _with_absolute_files(base: Tree) -> Tree:
+    """So that the configurations in `out` mean the same data and weights wherever they are used from."""
+    for name in ("data.features", "data.table", "model.weights"):
+        given = find(base, name)
+        if given is not None and not str(given).startswith(RANDOM):
             base = place(base, name, str(Path(given).absolute()))
     return base
 

@@ -1,5 +1,6 @@
 """`chextriev bench systems`: train every system on one data set with several seeds, and measure what each retrieves."""
 
+import gc
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,6 +59,10 @@ class SystemsBenchSettings:
             find_system(system)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise InvalidSetting(f"bench systems: seeds {self.seeds}; different whole numbers from 0 are needed")
+        from chextriev.eval.seeds import T_975
+
+        if len(self.seeds) > len(T_975) + 1:
+            raise InvalidSetting(f"bench systems: {len(self.seeds)} seeds; at most {len(T_975) + 1} have an interval")
 
     def seeds_of(self, system: str) -> tuple[int, ...]:
         """The seeds with which a system is trained."""
@@ -162,6 +167,7 @@ class _Bench:
         words = [word for pair in options.items() for word in pair]
         facts = dict(run_train(["fit", *words]).manifest.facts)
         run_train(["predict", *words])
+        gc.collect()  # Lightning's trainers hold cycles, and in them the weights of every earlier system
         return facts, self._evaluated(run.name, read_embeddings(run / "predictions"))
 
     def evaluate_frozen(self) -> "Evaluation":

@@ -77,7 +77,12 @@ def _add_features(actions: Any) -> None:
         help="its name, or pixels: the grey crops themselves, for systems that train their own (default: %(default)s)",
     )
     parser.add_argument("--area", choices=AREAS, default="regions", help="what is cropped (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=224, help="of a crop, in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=224,
+        help="of a crop, in pixels; other than %(default)s: with --backbone pixels alone",
+    )
     parser.add_argument(
         "--weights", metavar="FILE", help="weights with the published names (default: where they come from)"
     )
@@ -94,17 +99,20 @@ def _features(options: argparse.Namespace) -> None:
         FeatureExtractor,
         FeatureSettings,
         PixelExtractor,
+        check_frozen_crops,
         compute_features,
     )
 
     settings = FeatureSettings(CropSpec(size=options.size, area=options.area), batch=options.batch)
-    table = read_study_table(options.table)
-    extractor: FeatureExtractor = PixelExtractor(settings.crops)
-    origin = "the grey crops themselves"
-    if options.backbone != PIXELS:
+    if options.backbone == PIXELS:
+        extractor: FeatureExtractor = PixelExtractor(settings.crops)
+        origin = "the grey crops themselves"
+    else:
+        check_frozen_crops(options.backbone, settings.crops)
         backbone = load_backbone(options.backbone, weights=options.weights)
         extractor = DeferredExtractor(backbone, _maker(options.engine))
         origin = f"{backbone.spec.name} ({backbone.weights_note})"
+    table = read_study_table(options.table)
     manifest = compute_features(table, options.out, extractor, settings=settings)
     facts, made = manifest.facts, manifest.recipe.settings
     shape = f"[{facts['radiographs']}, {settings.crops.count}, {made['width']}] {made['dtype']}"

@@ -30,7 +30,11 @@ def run_tune(arguments: Sequence[str]) -> None:
         base = place(base, name, value)
 
     def say(trial: "Trial") -> None:
-        if not options.json:
+        if options.json:
+            return
+        if trial.failed:
+            print(f"a trial failed: {_row(space.metric, trial)}; training diverged, another is drawn", flush=True)
+        else:
             print(f"trial {trial.number + 1}/{space.trials}: {_row(space.metric, trial)}", flush=True)
 
     search = tune(space, base, options.out, on_trial=say)

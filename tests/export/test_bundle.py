@@ -18,6 +18,7 @@ from chextriev.errors import (
     DamagedArtifact,
     DigestMismatch,
     EngineDiffers,
+    InvalidSetting,
     OtherBackbone,
     UnknownEngine,
     UnreadableCheckpoint,
@@ -97,6 +98,14 @@ def test_nothing_to_encode_gives_nothing(chain: Chain) -> None:
     empty = open_encoder(chain.folder / "bundle").encode([])
     assert empty.vectors.shape == (0, 32)
     assert empty.region_logits.shape == (0, 18, 9)
+
+
+def test_crops_of_another_size_are_refused(chain: Chain) -> None:
+    encoder = open_encoder(chain.folder / "bundle")
+    with pytest.raises(
+        InvalidSetting, match=r"crops are \[1, 256, 256\]; efficientnet-lite0 takes \[1, 224, 224\] here"
+    ):
+        encoder.extract(np.zeros((18, 256, 256), np.uint8))
 
 
 def test_engines_name_no_place_of_this_machine(chain: Chain) -> None:

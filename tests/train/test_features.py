@@ -11,10 +11,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from chextriev import artifacts
 from chextriev.artifacts import MANIFEST
 from chextriev.cli import main
 from chextriev.errors import (
     CountMismatch,
+    DamagedArtifact,
     InvalidSetting,
     InvalidValue,
     OtherBackbone,
@@ -120,6 +122,41 @@ def test_a_reader_can_go_to_another_process(shared: StudyTable, tmp_path: Path) 
     content = pickle.dumps(features)
     assert len(content) < 10_000
     assert np.array_equal(pickle.loads(content).rows([3]), before)
+
+
+def test_a_process_reads_a_store_once_to_verify_it(
+    shared: StudyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed, digest = list[str](), artifacts.file_digest
+
+    def watch(path: Path) -> str:
+        hashed.append(path.name)
+        return digest(path)
+
+    out = tmp_path / "out"
+    manifest = compute_features(shared, out, Means(), settings=SETTINGS)
+    monkeypatch.setattr(artifacts, "file_digest", watch)
+    assert open_features(out).digest == manifest.digest
+    assert sorted(hashed) == sorted(manifest.files)
+    hashed.clear()
+    (tmp_path / "link").symlink_to(out)
+    assert open_features(out).digest == open_features(tmp_path / "link").digest == manifest.digest
+    assert not hashed
+
+    shard = out / "features-00001.npy"
+    content, stamp = bytearray(shard.read_bytes()), shard.stat()
+    os.utime(shard, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    open_features(out)
+    assert shard.name in hashed, "a file of another time is read again"
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    os.utime(shard, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))  # only the time of the change tells
+    for _ in range(2):
+        with pytest.raises(DamagedArtifact, match=r"features-00001\.npy differs from its manifest"):
+            open_features(out)
+    shard.unlink()
+    with pytest.raises(DamagedArtifact, match="is missing"):
+        open_features(out)
 
 
 def test_shards_are_a_sixteenth_of_the_table_within_bounds() -> None:

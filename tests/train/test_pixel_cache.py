@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from chextriev.artifacts import Recipe, seal
-from chextriev.cli import main
+from chextriev.cli import EXIT_REFUSED, main
 from chextriev.errors import CountMismatch, InvalidValue, OtherBackbone
 from chextriev.preprocess import CropSpec, region_crops
 from chextriev.study_table import StudyTable
@@ -91,6 +91,28 @@ def test_the_hash_trains_on_whole_images_of_256_pixels(tmp_path: Path, capsys: p
     assert (found.shape, found.dtype) == ((1, 1, 65536), np.uint8)
     whole = Image.open(table.image_path(3)).convert("L").resize((256, 256), Image.Resampling.BILINEAR)
     assert np.array_equal(found.reshape(256, 256), np.asarray(whole))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--size", "256"), "crops of 256 pixels for efficientnet-lite0; its weights expect 224"),
+        (("--size", "256", "--engine", "torch"), "its weights expect 224"),
+        (("--size", "100000"), "its weights expect 224"),
+        (("--size", "15", "--backbone", "pixels"), "crops of 15 pixels; 16 to 1024 are possible"),
+        (("--size", "1025", "--backbone", "pixels"), "crops of 1025 pixels; 16 to 1024 are possible"),
+        (("--size", "-1", "--backbone", "pixels"), "a positive number of pixels is needed"),
+    ],
+)
+def test_sizes_that_cannot_be_served_are_refused_before_anything_is_written(
+    shared: StudyTable, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    out = tmp_path / "out"
+    assert main(["data", "features", str(shared.image_root / "study"), str(out), *words]) == EXIT_REFUSED
+    error = capsys.readouterr().err
+    assert "InvalidSetting" in error
+    assert said in error
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(("calls", "whole"), [(0, 0), (3, 1), (6, 2)])

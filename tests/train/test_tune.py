@@ -25,7 +25,7 @@ from chextriev.train.search_space import Choices, Range, read_space, space_from_
 from chextriev.train.settings_tree import overlay, parse_words, place, read_configurations
 from chextriev.train.spaces import space_path
 from chextriev.train.trial_settings import TrialSettings, trial_name
-from chextriev.train.tune import Search, tune
+from chextriev.train.tune import Search, _with_absolute_files, tune
 from tests.tiny import write_tiny_table
 from tests.train.tiny_training import QUIET, SMALL, MeanGrey, data_words
 
@@ -245,10 +245,55 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_undefined_metric_is_an_error(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chextriev.train.encoder_module.retrieval_precision", lambda *_, **__: float("nan"))
-    with pytest.raises(EmptySplit, match="no finding is positive in the validate split"):
-        search(data, tmp_path / "out", {**RATES, "metric": "val_precision_at_5"})
+@pytest.mark.parametrize("metric", ["val_auroc", "val_precision_at_5"])
+def test_a_validate_split_without_findings_is_refused(tmp_path: Path, metric: str) -> None:
+    table = write_tiny_table(tmp_path, per_split=(2, 2, 2))  # the second patient has no finding
+    compute_features(table, tmp_path / "features", MeanGrey())
+    with pytest.raises(EmptySplit, match=f"no finding is positive in the validate split, so {metric} says nothing"):
+        search(tmp_path, tmp_path / "out", {**RATES, "metric": metric})
+    assert not (tmp_path / "out").exists()
+
+
+MIXED_SEED = 1  # draws both rates
+DIVERGING = {"space": {"model.learning_rate": {"choices": [1e30, 1e-3]}}, "trials": 3}
+
+
+@pytest.mark.parametrize("metric", ["val_auroc", "val_precision_at_5"])
+def test_a_trial_that_diverges_fails_and_another_is_drawn(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], metric: str
+) -> None:
+    space = {**DIVERGING, "metric": metric, "seed": MIXED_SEED}
+    assert main([*in_words(tmp_path, space), *options(data)]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "trial" in line.split(":")[0]]
+    failed = [line for line in said if line.startswith(f"a trial failed: {metric} nan  model.learning_rate=1e+30; ")]
+    assert 0 < len(failed) < 3
+    found = search(data, tmp_path / "out", space)
+    assert [trial.parameters for trial in found.trials] == [{"model.learning_rate": 1e-3}] * 3
+    more = search(data, tmp_path / "out", {**space, "trials": 5})
+    assert more.trials[:3] == found.trials
+    straight = search(data, tmp_path / "straight", {**space, "trials": 5})
+    assert [trial.value for trial in straight.trials] == [trial.value for trial in more.trials]
+
+
+def test_a_search_in_which_all_diverges_stops_in_words(data: Path, tmp_path: Path, steps: list[int]) -> None:
+    space = {"space": {"model.learning_rate": {"choices": [1e30]}}, "trials": 2}
+    for _ in range(2):
+        with pytest.raises(
+            InvalidSetting,
+            match=r"2 trials diverged, so that val_auroc .* model.learning_rate = 1e\+30; narrow the space",
+        ):
+            search(data, tmp_path / "out", space)
+        assert 0 < len(steps) <= STEPS, "the same trial is trained once"
+    assert len(search(data, tmp_path / "out", {**RATES, "trials": 1}).trials) == 1, "a mended space begins anew"
+
+
+def test_files_are_named_from_the_root(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data)
+    base = {"data": {"features": "features", "table": "study"}}
+    for given, wanted in (("w.pth", str(data / "w.pth")), ("random:0", "random:0")):
+        placed = _with_absolute_files({**base, "model": {"weights": given}})
+        assert placed["data"] == {"features": str(data / "features"), "table": str(data / "study")}
+        assert placed["model"]["weights"] == wanted
 
 
 @pytest.mark.parametrize("path", sorted(space_path("v6").parent.glob("*.yaml")), ids=lambda path: path.stem)
