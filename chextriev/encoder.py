@@ -24,8 +24,8 @@ class Embeddings:
     """What an encoder says about B radiographs.
 
     vectors: [B, D] float32, the retrieval embedding (compare by cosine). finding_logits: [B, 9] float32.
-    region_logits: [B, 18, 9] float32. region_vectors: [B, 18, D] float32, whose mean is the embedding (19 where the whole
-    image is one of them).
+    region_logits: [B, 18, 9] float32. region_vectors: [B, 18, D] float32, whose mean is the embedding (19 where
+    the whole image is one of them).
     hash_bits: [B, D] uint8 of 0 and 1, the signs of the embedding; `np.packbits(hash_bits, axis=1)` is what a binary
     index wants. What a system does not have is None. encoder_digest: the bundle that made them.
     """

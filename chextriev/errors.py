@@ -19,6 +19,7 @@ status 2; from Python, catch the branch you can mend::
     │   ├── DamagedArtifact       UnreadableCheckpoint, MismatchedWeights
     │   ├── DigestMismatch        OtherEncoder, OtherBackbone, OtherStudyTable
     │   ├── EngineDiffers
+    │   ├── TrainingDiverged
     │   └── OutputExists
     ├── MissingDependency
     └── WeightsUnavailable
@@ -208,6 +209,10 @@ class OtherStudyTable(DigestMismatch):
 
 class EngineDiffers(ArtifactError):
     """An exported engine does not compute what PyTorch computes."""
+
+
+class TrainingDiverged(ArtifactError):
+    """No validation of a training gave a finite number."""
 
 
 class OutputExists(ArtifactError):

@@ -37,7 +37,7 @@ from chextriev.artifacts import (
 )
 from chextriev.embedding_set import KIND as EMBEDDINGS
 from chextriev.embedding_set import embedding_set, write_embedding_files
-from chextriev.errors import InvalidSetting, NotAnArtifact
+from chextriev.errors import InvalidSetting, NotAnArtifact, TrainingDiverged
 from chextriev.train.encoder_module import EncoderModule
 from chextriev.train.feature_data import FeatureData
 from chextriev.train.gather import gather_rows
@@ -141,6 +141,7 @@ class TrainCommand(LightningCLI):
         with self._logging(out):
             self.trainer.fit(model, **{**options, "ckpt_path": unfinished})
         if self.trainer.is_global_zero:
+            _check_finite(best, out)
             self.manifest = seal(out, KIND, recipe, self._facts(best, begun), names=[_checked_best(out)])
 
     @contextmanager
@@ -285,6 +286,15 @@ def _is_lightnings(error: Exception) -> bool:
     """Whether Lightning itself raised it, about its settings, and not what it runs."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__", "")).startswith(("pytorch_lightning", "lightning_fabric"))
+
+
+def _check_finite(best: ModelCheckpoint, out: Path) -> None:
+    score = best.best_model_score
+    if score is not None and not torch.isfinite(score):
+        raise TrainingDiverged(
+            f"{out}: no validation gave a finite {best.monitor}, so there is nothing to keep; train with a lower"
+            " --model.learning_rate into another --out"
+        )
 
 
 def _checked_best(out: Path) -> str:

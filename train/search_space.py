@@ -24,7 +24,7 @@ SYSTEM = "model.system."
 
 _KNOWN = {"model": EncoderModule, "data": FeatureData}
 _GROUPS = ("model", "data", "trainer", "early_stopping")
-_FIXED = ("model.system", "model.feature_width", "model.provenance", "data.features", "data.table")
+_FIXED = ("model.system", "model.feature_width", "model.provenance", "model.weights", "data.features", "data.table")
 
 Scalar = str | int | float | bool | None
 

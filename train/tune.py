@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from chextriev.artifacts import digest_of, read_manifest, write_text
-from chextriev.errors import DamagedArtifact, EmptySplit, InvalidSetting, OutputExists
+from chextriev.errors import DamagedArtifact, EmptySplit, InvalidSetting, OutputExists, TrainingDiverged
 from chextriev.optional import require
 from chextriev.study_table import KIND as STUDY_TABLE
 from chextriev.study_table import read_study_table
@@ -119,7 +119,10 @@ def _train(out: Path, settings: TrialSettings, parameters: Mapping[str, Any]) ->
     run.parent.mkdir(exist_ok=True)
     write_text(run.with_suffix(".yaml"), yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True))
     words = ["fit", "--trainer.enable_model_summary", "false", "--config", str(run.with_suffix(".yaml"))]
-    facts = run_train([*words, "--out", str(run)]).manifest.facts
+    try:
+        facts = run_train([*words, "--out", str(run)]).manifest.facts
+    except TrainingDiverged:
+        return math.nan
     value: float = facts[f"best_{settings.space.metric}"]
     return value
 

@@ -16,6 +16,7 @@ from chextriev.errors import (
     InvalidSetting,
     NotAnArtifact,
     OutputExists,
+    TrainingDiverged,
     UnknownSystem,
     UnreadableCheckpoint,
 )
@@ -301,3 +302,9 @@ def test_unknown_options_are_refused(data: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "chextriev", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "shuffle" in done.stderr
+
+
+def test_a_training_that_diverges_is_not_a_run(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"no validation gave a finite val_auroc.*lower --model\.learning_rate"):
+        fit("--model.learning_rate", "1e30")
+    assert not (tmp_path / "run" / "manifest.json").exists()
