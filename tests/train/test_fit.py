@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,22 @@ def fit(data: Path, tmp_path: Path) -> Callable[..., TrainCommand]:
     return run
 
 
+@contextmanager
+def interrupted(monkeypatch: pytest.MonkeyPatch, *, at: int) -> Iterator[None]:
+    """Ctrl-C comes at this training step, from 1."""
+    step, calls = EncoderModule.training_step, []
+
+    def press_ctrl_c(module: EncoderModule, batch: Batch, index: int) -> torch.Tensor:
+        calls.append(index)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return step(module, batch, index)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EncoderModule, "training_step", press_ctrl_c)
+        yield
+
+
 def weights_of(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = torch.load(run / name, weights_only=True)["state_dict"]
     return state
@@ -101,18 +118,8 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     words = ("--trainer.val_check_interval", interval)
     fit(*words, out="unbroken")
-    step, calls = EncoderModule.training_step, []
-
-    def press_ctrl_c(module: EncoderModule, batch: Batch, index: int) -> torch.Tensor:
-        calls.append(index)
-        if len(calls) == 5:  # in the second of three epochs
-            raise KeyboardInterrupt
-        return step(module, batch, index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(EncoderModule, "training_step", press_ctrl_c)
-        with pytest.raises(KeyboardInterrupt):
-            fit(*words)
+    with interrupted(monkeypatch, at=5):  # in the second of three epochs
+        fit(*words)
     assert not (tmp_path / "run" / "manifest.json").exists()
     assert not fit(*words).reused
     resumed = weights_of(tmp_path / "run")
@@ -132,18 +139,8 @@ def test_a_rate_that_was_cut_stays_cut_after_an_interruption(
     words = ("--model.plateau_patience", "0", "--model.learning_rate", "0.3", "--trainer.max_epochs", "6")
     words += ("--early_stopping.patience", "20")
     fit(*words, out="unbroken")
-    step, calls = EncoderModule.training_step, []
-
-    def press_ctrl_c(module: EncoderModule, batch: Batch, index: int) -> torch.Tensor:
-        calls.append(index)
-        if len(calls) == 14:  # in the fifth of six epochs of three steps
-            raise KeyboardInterrupt
-        return step(module, batch, index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(EncoderModule, "training_step", press_ctrl_c)
-        with pytest.raises(KeyboardInterrupt):
-            fit(*words)
+    with interrupted(monkeypatch, at=14):  # in the fifth of six epochs of three steps
+        fit(*words)
     (tmp_path / "run").rename(tmp_path / "moved")  # the record of the best must survive that too
     moved = fit(*words, out="moved")
     states = [torch.load(tmp_path / run / "last.ckpt", weights_only=True) for run in ("unbroken", "moved")]
