@@ -12,7 +12,7 @@ from chextriev.errors import ChextrievError
 
 VERBS = {
     "data": "write phantoms, prepare a study table, compute region features",
-    "train": "fit, validate and test an encoder",
+    "train": "fit, validate, test and search encoders, and embed with them",
     "export": "turn a checkpoint into an encoder bundle",
     "embed": "encode a study table into embeddings",
     "index": "build and search an index",
