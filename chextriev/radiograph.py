@@ -1,6 +1,7 @@
 """A radiograph and the boxes of its 18 regions, checked when they are made."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from chextriev.anatomy import N_REGIONS, Region
 from chextriev.errors import (
@@ -123,9 +126,10 @@ def read_radiograph(path: str | Path, boxes: RegionBoxes | str | Path, *, image_
 
 
 def read_pixels(path: str | Path) -> npt.NDArray[np.uint8]:
-    """Decode a JPEG or PNG file of 8 bits to grey levels [height, width] uint8.
+    """Decode a JPEG or PNG file of 8 bits to grey levels [height, width] uint8, read-only.
 
-    Raises UnreadableImage for anything else, EmptyImage where every pixel is equal.
+    They are those that Pillow reads, whatever decodes them here. Raises UnreadableImage for anything else, EmptyImage
+    where every pixel is equal.
     """
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
@@ -183,10 +187,36 @@ def _check_box(name: str, box: npt.NDArray[np.float32]) -> None:
         raise InvalidBox(f"box of {name!r} {_as_text(box)} covers more than {MAX_PIXELS:,} pixels")
 
 
-def _grey(image: Image.Image, where: str) -> npt.NDArray[np.uint8]:
+def _grey(image: ImageFile, where: str) -> npt.NDArray[np.uint8]:
     if image.mode not in ("L", "RGB"):
         raise UnreadableImage(f"{where}: pixel format {image.mode}; 8-bit grey (or grey stored as RGB) is needed")
-    return np.asarray(image.convert("L"))
+    if image.mode == "RGB":
+        return np.asarray(image.convert("L"))
+    pixels = _grey_jpeg(image) if image.format == "JPEG" else None
+    return np.asarray(image) if pixels is None else pixels
+
+
+def _grey_jpeg(image: ImageFile) -> npt.NDArray[np.uint8] | None:
+    """Pixels of a grey JPEG file, decoded into the array itself; None where Pillow is to decide.
+
+    Both libraries are libjpeg-turbo and decode alike; but Pillow's pixels are copied on their way to numpy, for up to
+    half as long as the decoding takes. A file that gives simplejpeg any warning, or another size than Pillow, is
+    Pillow's to repair or to refuse.
+    """
+    stream = image.fp
+    if stream is None or (size := stream.seek(0, os.SEEK_END)) > MAX_PIXELS:  # the file is held in memory
+        return None
+    stream.seek(0)
+    content = stream.read(size)
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if (width, height, colours) != (image.width, image.height, "Gray"):
+            return None
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "GRAY")[..., 0]
+    except ValueError:
+        return None
+    pixels.setflags(write=False)  # as Pillow's are
+    return pixels
 
 
 def _as_text(box: Iterable[float]) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 from chextriev.anatomy import N_REGIONS
@@ -40,6 +42,58 @@ def random_boxes(rng: np.random.Generator, width: int, height: int) -> RegionBox
     return RegionBoxes(np.concatenate([start, start + sizes], axis=1).astype(np.float32))
 
 
+def boxes_at_the_edges(width: int, height: int) -> RegionBoxes:
+    """18 boxes on an image's borders, across them and on its corners, large, and one pixel wide or high."""
+    right, bottom = width - 1, height - 1
+    return RegionBoxes(
+        np.float32(
+            [
+                *([0, 0, width, height], [-1, -1, width + 1, height + 1], [-width, -height, 2 * width, 2 * height]),
+                *([0, 0, 900, 1200], [width - 900, 0, width, 1200], [0, height - 1200, 900, height]),
+                *(
+                    [width - 900, height - 1200, width, height],
+                    [-300, 700, 500, 1600],
+                    [width - 500, 700, width + 7, 1600],
+                ),
+                *([700, -450, 1700, 300], [700, height - 300, 1700, height + 450], [-900, -900, 1, 1]),
+                *([right, bottom, width + 900, height + 900], [0, 0, 1, height], [right, 0, width, height]),
+                *([0, bottom, width, height], [1_200, -50, 1_201, height + 50], [-50, 1_500, width + 50, 1_501]),
+            ]
+        )
+    )
+
+
+def weights(length: int, size: int) -> list[tuple[int, npt.NDArray[np.int64]]]:
+    """For each of `size` places the first pixel that it takes and their weights in 2**-22, as Pillow rounds them."""
+    scale = length / size
+    reach = max(scale, 1.0)
+    found = []
+    for place in range(size):
+        centre = (place + 0.5) * scale
+        first, last = max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), length)
+        triangle = np.maximum(1 - np.abs((np.arange(last - first) + first - centre + 0.5) * (1 / reach)), 0)
+        found.append((first, np.floor(triangle / np.cumsum(triangle)[-1] * 2**22 + 0.5).astype(np.int64)))
+    return found
+
+
+def resized_rows(rows: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """[height, size] grey levels of [height, width]: one of the two passes."""
+    taken = [rows[:, first : first + len(kernel)] @ kernel for first, kernel in weights(rows.shape[1], size)]
+    return (np.stack(taken, axis=1) + 2**21) >> 22
+
+
+def in_integers(pixels: Pixels, corners: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """The definition of a crop written out: black outside, two passes, each rounded to a grey level."""
+    x1, y1, x2, y2 = (int(corner) for corner in corners)
+    height, width = pixels.shape
+    rows, columns = np.arange(y1, y2), np.arange(x1, x2)
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+    crop = np.where(inside, pixels[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))], 0).astype(np.int64)
+    if y2 - y1 - size > max(0, 2 * (x2 - x1 - size)):
+        return resized_rows(resized_rows(crop.T, size).T, size)  # down, then across
+    return resized_rows(resized_rows(crop, size).T, size).T
+
+
 def largest_difference(pixels: Pixels, boxes: RegionBoxes) -> float:
     ours = region_crops(pixels, boxes).astype(np.float32)
     theirs = np.stack([published(pixels, corners) for corners in integer_corners(boxes)])
@@ -55,6 +109,38 @@ def test_crops_equal_the_published_form_on_noise(width: int, height: int, seed: 
     corners = integer_corners(boxes)
     assert (corners[:, :2] < 0).any() or (corners[:, 2:] > [width, height]).any()
     assert 0.5 < largest_difference(pixels, boxes) <= TOLERANCE_GREY_LEVELS
+
+
+@pytest.mark.parametrize("content", ["noise", "black and white", "slope"])
+def test_crops_at_the_edges_of_a_large_image_equal_the_published_form(content: str) -> None:
+    width, height = 2500, 3000
+    noise = np.random.default_rng(7).integers(0, 256, (height, width))
+    slope = np.add.outer(np.arange(height), np.arange(width)) // 22
+    pixels = {"noise": noise, "black and white": (noise // 128) * 255, "slope": slope}[content].astype(np.uint8)
+    assert 0 < largest_difference(pixels, boxes_at_the_edges(width, height)) <= TOLERANCE_GREY_LEVELS
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(3, 90), st.integers(3, 90)),
+    size=st.sampled_from([7, 16, 33]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_crops_are_exactly_what_the_definition_says(shape: tuple[int, int], size: int, seed: int) -> None:
+    """So that another implementation, or another Pillow, that differs by one grey level anywhere is noticed."""
+    rng = np.random.default_rng(seed)
+    pixels, boxes = rng.integers(0, 256, shape).astype(np.uint8), random_boxes(rng, shape[1], shape[0])
+    wanted = [in_integers(pixels, corners, size) for corners in integer_corners(boxes)]
+    assert np.array_equal(region_crops(pixels, boxes, CropSpec(size=size)), wanted)
+
+
+def test_large_crops_are_exactly_what_the_definition_says() -> None:
+    rng = np.random.default_rng(8)
+    pixels = rng.integers(0, 256, (3000, 2500)).astype(np.uint8)
+    boxes = boxes_at_the_edges(2500, 3000)
+    chosen = [0, 1, 6, 8, 12, 13, 16, 17]
+    wanted = [in_integers(pixels, integer_corners(boxes)[region], 224) for region in chosen]
+    assert np.array_equal(region_crops(pixels, boxes)[chosen], wanted)
 
 
 def test_outside_is_black_and_inside_is_the_image() -> None:

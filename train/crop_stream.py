@@ -2,16 +2,14 @@
 
 import csv
 import io
-from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field, fields
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from chextriev.ahead import map_ahead
 from chextriev.artifacts import write_text
 from chextriev.errors import BoxError, ImageError, InvalidSetting, InvalidValue
 from chextriev.preprocess import CropSpec, region_crops
@@ -72,23 +70,15 @@ Crops = npt.NDArray[np.uint8]  # [spec.count, size, size]
 def crops_in_order(
     table: StudyTable, rows: range, settings: FeatureSettings
 ) -> Generator[tuple[int, Crops | Refusal], None, None]:
-    """Yield each row with its crops [count, size, size] uint8, or why there are none.
+    """Each row with its crops [count, size, size] uint8, or why there are none.
 
     At most two batches are in memory before the consumer asks for them.
     """
-    pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="crops")
-    todo = iter(rows)
-    pending: deque[tuple[int, Future[Crops | Refusal]]] = deque()
-    try:
-        while True:
-            free = 2 * settings.batch - len(pending)
-            pending.extend((row, pool.submit(read_crops, table, row, settings.crops)) for row in islice(todo, free))
-            if not pending:
-                return
-            row, future = pending.popleft()
-            yield row, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def read(row: int) -> tuple[int, Crops | Refusal]:
+        return row, read_crops(table, row, settings.crops)
+
+    return map_ahead(read, rows, workers=settings.workers, ahead=2 * settings.batch)
 
 
 def read_crops(table: StudyTable, row: int, spec: CropSpec) -> Crops | Refusal:
