@@ -19,6 +19,8 @@ status 2; from Python, catch the branch you can mend::
     │   ├── DamagedArtifact       UnreadableCheckpoint, MismatchedWeights
     │   ├── DigestMismatch        OtherEncoder, OtherBackbone, OtherStudyTable
     │   ├── EngineDiffers
+    │   ├── UnbuildableEngine
+    │   ├── OtherMachine
     │   ├── TrainingDiverged
     │   └── OutputExists
     ├── MissingDependency
@@ -209,6 +211,14 @@ class OtherStudyTable(DigestMismatch):
 
 class EngineDiffers(ArtifactError):
     """An exported engine does not compute what PyTorch computes."""
+
+
+class UnbuildableEngine(ArtifactError):
+    """An ONNX model that TensorRT cannot read or build."""
+
+
+class OtherMachine(ArtifactError):
+    """A TensorRT plan that was built by another TensorRT or for another GPU."""
 
 
 class TrainingDiverged(ArtifactError):

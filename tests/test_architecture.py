@@ -23,6 +23,8 @@ HOME_OF = {
     "tritonclient": {"serving"},
     "onnxruntime": {"export"},
     "onnx": {"export"},
+    "tensorrt": {"export"},
+    "tensorrt_rtx": {"export"},
 }
 LIGHTNING_FILES = 3
 
