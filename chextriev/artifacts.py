@@ -4,29 +4,30 @@ A directory is complete if, and only if, it holds `manifest.json`. The manifest 
 the recipe (settings and the digests of the parents) and the measured facts. Its digest covers the kind, the recipe and
 the files, but no time, host or path, so that the same work has the same digest anywhere.
 
-Scratch lies beside its target as `.name.tmp-TOKEN`, an artefact that is being replaced as `.name.old-TOKEN`. Who works
-on one holds its lock (flock), which ends with the process: a leftover whose lock is free is dead. Process ids would not
-do, as containers on one volume share them. A file system without such locks keeps its leftovers.
+A manifest and the files beside it are read as what they are, words of a stranger: see `artifact_files`.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from chextriev.artifact_files import MANIFEST as MANIFEST
+from chextriev.artifact_files import RESERVED, SIGNATURE, check_name, check_record, names_inside, open_inside
 from chextriev.errors import DamagedArtifact, NotAnArtifact, OutputExists
+from chextriev.scratch import TOKEN, locked, reap, remove, scratch_beside, scratch_owner, swap
 
-MANIFEST = "manifest.json"
 SCHEMA = 1
-_TOKEN = "[0-9a-f]{16}"
+MANIFEST_LIMIT = 2**26
+"""Bytes of a `manifest.json`: room for 400,000 files, far more than any stage makes."""
+
+READ_LIMIT = 2**32
+"""Bytes of a file that `read_verified` takes into memory unless told otherwise: 4 GiB."""
 
 
 @dataclass(frozen=True)
@@ -63,57 +64,143 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def file_digest(file: Path | BinaryIO) -> str:
+    """sha256 (hex) of a file, or of the rest of an open one, without holding it in memory."""
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            return file_digest(stream)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def read_manifest(directory: Path, kind: str) -> Manifest:
-    """The manifest of a complete directory of this kind, its own digest checked.
+    """The manifest of a complete directory of this kind, its own digest and the form of its entries checked.
 
-    Raises NotAnArtifact if there is none or it is of another kind, DamagedArtifact if it was altered.
+    Raises NotAnArtifact if there is none or it is of another kind, DamagedArtifact if it was altered or its entries
+    are not names, sizes and digests that `seal` writes.
     """
-    path = Path(directory) / MANIFEST
+    return parse_manifest(manifest_bytes(directory, kind), directory, kind)
+
+
+def manifest_bytes(directory: Path, kind: str = "artefact") -> bytes:
+    """`manifest.json` as it is, nothing checked; NotAnArtifact where it is missing, a link, or larger than the limit.
+
+    kind: what the messages call the directory.
+    """
+    directory = Path(directory)
+    path = directory / MANIFEST
     try:
-        content = json.loads(path.read_text())
+        with open_inside(directory, MANIFEST) as stream:
+            content = stream.read(MANIFEST_LIMIT + 1)
     except FileNotFoundError:
-        if not Path(directory).exists():
+        if not directory.exists():
             raise NotAnArtifact(f"there is no {directory}; the directory of {_one(kind)} is needed") from None
         raise NotAnArtifact(f"{directory} is not a complete {kind}: it has no {MANIFEST}; make it again") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, DamagedArtifact) as error:
         raise NotAnArtifact(f"{path} cannot be read as a manifest ({error}); {_one(kind)} is needed here") from error
+    if len(content) > MANIFEST_LIMIT:
+        raise NotAnArtifact(f"{path} has over {MANIFEST_LIMIT:,} bytes, too many for a manifest; make the {kind} again")
+    return content
+
+
+def parse_manifest(content: bytes, directory: Path, kind: str) -> Manifest:
+    """What `read_manifest` says of these bytes of the directory's `manifest.json`."""
+    path = Path(directory) / MANIFEST
     try:
-        schema = content["schema"]
-        if schema != SCHEMA:
-            raise NotAnArtifact(
-                f"{path} has manifest schema {schema!r}, this release of chextriev reads {SCHEMA}; use the release that"
-                f" wrote it, or make the {kind} again with this one"
-            )
-        recipe = Recipe(**content["recipe"])
-        manifest = Manifest(content["kind"], recipe, content["files"], content["facts"])
-        stated, digest = content["digest"], manifest.digest
+        manifest, stated = _decode(content, path, kind)
+        digest = manifest.digest
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise NotAnArtifact(
-            f"{path} is not a manifest of this package ({error}); {_one(kind)} is needed here"
+            f"{path} is not a manifest of this package ({error!s:.200}); {_one(kind)} is needed here"
         ) from error
     if manifest.kind != kind:
         raise NotAnArtifact(f"{directory} holds {_one(manifest.kind)}; {_one(kind)} is needed here")
     if digest != stated:
-        raise DamagedArtifact(f"{path} was altered: its digest is {digest[:12]}, it says {str(stated)[:12]}")
+        raise DamagedArtifact(f"{path} was altered: its digest is {digest[:12]}, it says {stated[:12]}")
+    for name, record in manifest.files.items():
+        check_record(name, record, path)
     return manifest
+
+
+def _decode(content: bytes, path: Path, kind: str) -> tuple[Manifest, str]:
+    """The manifest and the digest that it states; what it lacks or has of another type is a KeyError or TypeError."""
+    fields = json.loads(content.decode())
+    if fields["schema"] != SCHEMA:
+        raise NotAnArtifact(
+            f"{path} has manifest schema {fields['schema']!r:.40}, this release of chextriev reads {SCHEMA}; use the"
+            f" release that wrote it, or make the {kind} again with this one"
+        )
+    recipe = Recipe(**fields["recipe"])
+    manifest = Manifest(fields["kind"], recipe, fields["files"], fields["facts"])
+    for part in (recipe.settings, recipe.parents, manifest.files, manifest.facts):
+        if not isinstance(part, dict):
+            raise TypeError(f"{part!r:.40} stands where names and values are needed")
+    for text in (manifest.kind, fields["digest"]):
+        if not isinstance(text, str) or not text:
+            raise TypeError(f"{text!r:.40} stands where a word is needed")
+    return manifest, fields["digest"]
 
 
 def verify_files(directory: Path, manifest: Manifest) -> None:
     """Compare every file with the manifest; DamagedArtifact names the first that differs."""
-    for name, record in manifest.files.items():
+    for name in manifest.files:
+        with _open_named(directory, manifest, name) as stream:
+            digest = file_digest(stream)
+        _check_digest(digest, directory, manifest, name)
+
+
+def read_verified(directory: Path, manifest: Manifest, name: str, *, limit: int = READ_LIMIT) -> bytes:
+    """A file that the manifest names, read once: the digest was taken of the very bytes that are returned.
+
+    Give these bytes, not the path, to a parser that must not see anything else. limit: in bytes.
+    DamagedArtifact if the manifest does not name the file, or it is missing, a link, too large, or differs.
+    """
+    with _open_named(directory, manifest, name) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > limit:
+            raise DamagedArtifact(
+                f"{Path(directory) / name} has {size:,} bytes; at most {limit:,} are read into memory"
+            )
+        content = stream.read(size)
+    _check_digest(hashlib.sha256(content).hexdigest(), directory, manifest, name)
+    return content
+
+
+def check_contents(directory: Path, manifest: Manifest) -> None:
+    """DamagedArtifact if the directory holds a file that its manifest does not name, or a symbolic link.
+
+    Allowed are the manifest, its signature, and scratch of `write_bytes` for any of these. For artefacts that are
+    sealed whole; others, such as training runs, keep files beside those that their manifest names.
+    """
+    expected = {*manifest.files, *RESERVED}
+    for name in names_inside(Path(directory)):
+        if name not in expected and scratch_owner(name) not in expected:
+            raise DamagedArtifact(
+                f"{directory} holds {name!r}, which its {MANIFEST} does not name; remove it, or make the"
+                f" {manifest.kind} again"
+            )
+
+
+def _open_named(directory: Path, manifest: Manifest, name: str) -> BinaryIO:
+    """Open a file that the manifest names, its size compared."""
+    directory = Path(directory)
+    if name not in manifest.files:
+        raise DamagedArtifact(f"{directory / MANIFEST} names no file {name!r:.80}; make the {manifest.kind} again")
+    stated, _ = check_record(name, manifest.files[name], directory / MANIFEST)
+    try:
+        stream = open_inside(directory, name)
+    except FileNotFoundError:
+        raise DamagedArtifact(f"{directory / name} is missing; make the {manifest.kind} again") from None
+    size = os.fstat(stream.fileno()).st_size
+    if size != stated:
+        stream.close()
+        raise DamagedArtifact(f"{directory / name} has {size} bytes, its manifest says {stated}")
+    return stream
+
+
+def _check_digest(digest: str, directory: Path, manifest: Manifest, name: str) -> None:
+    if digest != manifest.files[name]["sha256"]:
         path = Path(directory) / name
-        if not path.is_file() or path.is_symlink():
-            raise DamagedArtifact(f"{path} is missing; make the {manifest.kind} again")
-        if path.stat().st_size != record["size"]:
-            raise DamagedArtifact(f"{path} has {path.stat().st_size} bytes, its manifest says {record['size']}")
-        if file_digest(path) != record["sha256"]:
-            raise DamagedArtifact(f"{path} differs from its manifest (sha256); make the {manifest.kind} again")
+        raise DamagedArtifact(f"{path} differs from its manifest (sha256); make the {manifest.kind} again")
 
 
 def open_artifact(directory: Path, kind: str) -> Manifest:
@@ -140,12 +227,16 @@ def seal(
     *,
     names: Sequence[str] | None = None,
 ) -> Manifest:
-    """Declare a directory complete: record its files (or only those of `names`) and write the manifest last."""
+    """Declare a directory complete: record its files (or only those of `names`) and write the manifest last.
+
+    Hidden files are left out. A signature of what the directory was before is removed. DamagedArtifact for symbolic
+    links and for names that a manifest cannot hold.
+    """
     directory = Path(directory)
-    paths = _files_of(directory) if names is None else [directory / name for name in names]
-    files = {str(path.relative_to(directory)): _record(path) for path in paths}
+    files = {name: _record(directory, name) for name in (_visible(directory) if names is None else names)}
     settings, parents = _plain(dict(recipe.settings)), _plain(dict(recipe.parents))
     manifest = Manifest(kind, Recipe(settings, parents), files, _plain(dict(facts or {})))
+    (directory / SIGNATURE).unlink(missing_ok=True)
     write_text(directory / MANIFEST, manifest.to_json())
     return manifest
 
@@ -158,13 +249,13 @@ def publishing(target: Path, kind: str) -> Iterator[Path]:
     anything else at `target` is refused with OutputExists.
     """
     target = Path(target)
-    _reap(target)
+    reap(target)
     check_output(target, kind)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _scratch_beside(target, Path.mkdir) as scratch:
+    with scratch_beside(target, Path.mkdir) as scratch:
         yield scratch
         read_manifest(scratch, kind)
-        _swap(scratch, target)
+        swap(scratch, target)
 
 
 def check_output(target: Path, kind: str) -> None:
@@ -187,7 +278,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes so that readers see the old or the new file, never half of it."""
-    with _scratch_beside(path, Path.touch) as scratch:
+    with scratch_beside(path, Path.touch) as scratch:
         with scratch.open("wb") as stream:
             stream.write(content)
             stream.flush()
@@ -197,123 +288,31 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def scratch_files(directory: Path, names: str) -> list[Path]:
     """Files that `write_bytes` has not finished; `names` is the pattern of the names they were to have."""
-    pattern = re.compile(rf"\.(?:{names})\.tmp-{_TOKEN}")
+    pattern = re.compile(rf"\.(?:{names})\.tmp-{TOKEN}")
     return [path for path in Path(directory).iterdir() if pattern.fullmatch(path.name) and path.is_file()]
 
 
 def reap_scratch(directory: Path, names: str) -> None:
     """Remove the scratch files of dead processes."""
     for leftover in scratch_files(directory, names):
-        with _locked(leftover) as dead:
+        with locked(leftover) as dead:
             if dead:
-                _remove(leftover)
+                remove(leftover)
 
 
-def _files_of(directory: Path) -> list[Path]:
-    found = (path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return sorted(path for path in found if not path.name.startswith("."))
+def _visible(directory: Path) -> list[str]:
+    names = (name for name in names_inside(directory) if name not in RESERVED)
+    return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
 
 
-def _record(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": file_digest(path)}
+def _record(directory: Path, name: str) -> dict[str, Any]:
+    with open_inside(directory, check_name(name, directory)) as stream:
+        return {"size": os.fstat(stream.fileno()).st_size, "sha256": file_digest(stream)}
 
 
 def _plain(value: Any) -> Any:
     """The value as it reads back from JSON (tuples become lists), so that recipes compare equal."""
     return json.loads(json.dumps(value))
-
-
-@contextmanager
-def _scratch_beside(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """Make a file or directory that nobody else has, hold its lock, and remove what is left of it at the end."""
-    while True:
-        scratch = _hidden_name(target, "tmp")
-        make(scratch)
-        with _locked(scratch, wait=True):
-            if not scratch.exists():  # reaped between its making and its lock
-                continue
-            try:
-                yield scratch
-            finally:
-                _remove(scratch)
-            return
-
-
-def _hidden_name(target: Path, role: str) -> Path:
-    return target.with_name(f".{target.name}.{role}-{secrets.token_hex(8)}")
-
-
-def _swap(scratch: Path, target: Path) -> None:
-    """Rename scratch to target; the lock of the old one tells others that it is no leftover between the renames."""
-    old = _hidden_name(target, "old")
-    with _locked(target):
-        try:
-            if target.exists():
-                target.rename(old)
-            scratch.rename(target)
-        finally:
-            _settle(old, target)
-
-
-def _settle(old: Path, target: Path) -> None:
-    """Remove what was replaced, or put it back where nothing took its place."""
-    if target.exists():
-        _remove(old)
-    elif old.exists():
-        old.rename(target)
-
-
-def _reap(target: Path) -> None:
-    """Remove what dead processes left beside `target`; one that died between the two renames is completed first."""
-    if not target.parent.is_dir():
-        return
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(tmp|old)-{_TOKEN}")
-    for leftover in list(target.parent.iterdir()):
-        named = pattern.fullmatch(leftover.name)
-        if not named:
-            continue
-        with _locked(leftover) as dead:
-            if dead and named[1] == "old":
-                _settle(leftover, target)
-            elif dead:
-                _remove(leftover)
-
-
-@contextmanager
-def _locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock of a file or directory; False where it is gone, another holds it, or it cannot be locked."""
-    descriptor = _open(path)
-    if descriptor is None:
-        yield False
-        return
-    try:
-        yield _lock(descriptor, path, wait=wait)
-    finally:
-        with suppress(OSError):  # closing alone would leave the lock to processes forked meanwhile
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
-
-
-def _open(path: Path) -> int | None:
-    try:
-        return os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-
-
-def _lock(descriptor: int, path: Path, *, wait: bool) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _one(kind: str) -> str:

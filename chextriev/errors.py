@@ -18,9 +18,8 @@ status 2; from Python, catch the branch you can mend::
     │   ├── NotAnArtifact
     │   ├── DamagedArtifact       UnreadableCheckpoint, MismatchedWeights
     │   ├── DigestMismatch        OtherEncoder, OtherBackbone, OtherStudyTable
+    │   ├── SignatureError        UnsignedArtifact, ForgedSignature
     │   ├── EngineDiffers
-    │   ├── UnbuildableEngine
-    │   ├── OtherMachine
     │   ├── TrainingDiverged
     │   └── OutputExists
     ├── MissingDependency
@@ -182,7 +181,7 @@ class NotAnArtifact(ArtifactError):
 
 
 class DamagedArtifact(ArtifactError):
-    """A file of the directory differs from its manifest."""
+    """A file of the directory differs from its manifest, or is none that an artefact may hold."""
 
 
 class UnreadableCheckpoint(DamagedArtifact):
@@ -209,16 +208,20 @@ class OtherStudyTable(DigestMismatch):
     """Features of one study table offered to another."""
 
 
+class SignatureError(ArtifactError):
+    """The signature of a manifest."""
+
+
+class UnsignedArtifact(SignatureError):
+    """A signature is required and there is none."""
+
+
+class ForgedSignature(SignatureError):
+    """The signature is not that of this manifest by this key."""
+
+
 class EngineDiffers(ArtifactError):
     """An exported engine does not compute what PyTorch computes."""
-
-
-class UnbuildableEngine(ArtifactError):
-    """An ONNX model that TensorRT cannot read or build."""
-
-
-class OtherMachine(ArtifactError):
-    """A TensorRT plan that was built by another TensorRT or for another GPU."""
 
 
 class TrainingDiverged(ArtifactError):
