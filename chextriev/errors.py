@@ -20,6 +20,8 @@ status 2; from Python, catch the branch you can mend::
     │   ├── DigestMismatch        OtherEncoder, OtherBackbone, OtherStudyTable
     │   ├── SignatureError        UnsignedArtifact, ForgedSignature
     │   ├── EngineDiffers
+    │   ├── UnbuildableEngine
+    │   ├── OtherMachine
     │   ├── TrainingDiverged
     │   └── OutputExists
     ├── MissingDependency
@@ -222,6 +224,14 @@ class ForgedSignature(SignatureError):
 
 class EngineDiffers(ArtifactError):
     """An exported engine does not compute what PyTorch computes."""
+
+
+class UnbuildableEngine(ArtifactError):
+    """An ONNX model that TensorRT cannot read or build."""
+
+
+class OtherMachine(ArtifactError):
+    """A TensorRT plan that was built by another TensorRT or for another GPU."""
 
 
 class TrainingDiverged(ArtifactError):
