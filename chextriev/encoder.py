@@ -3,7 +3,7 @@
 Runners register under the entry-point group `chextriev.engines`, so that this module imports none of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.bundle import EncoderBundle, open_bundle
+from chextriev.bundle import DEFAULT, EncoderBundle, open_bundle
 from chextriev.errors import UnknownEngine
 from chextriev.radiograph import Radiograph
 
@@ -47,13 +47,29 @@ class Embeddings:
         return np.asarray(1.0 / (1.0 + np.exp(-self.finding_logits)), np.float32)
 
 
+Source = Radiograph | Callable[[], Radiograph]
+"""A radiograph, or what reads one when its turn comes."""
+
+
 class Encoder(Protocol):
-    """An opened bundle on an executor. Safe to call from several threads."""
+    """An opened bundle on an engine. Safe to call from several threads.
+
+    engine: its name. arithmetic: what its numbers depend on, as the processor's instructions or the GPU.
+    """
 
     bundle: EncoderBundle
+    engine: str
+    arithmetic: str
 
     def encode(self, radiographs: Iterable[Radiograph]) -> Embeddings:
         """Encode radiographs, in order."""
+
+    def stream(self, sources: Iterable[Source], *, batch: int = 8) -> Iterator[Embeddings]:
+        """Encode any number of radiographs in bounded memory, in order, `batch` at a time.
+
+        The next ones are read and cropped in threads while the engine works. An error of a source is raised in its
+        place, after the batches before it.
+        """
 
     def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Backbone features [n, width] float32 of grey crops [n, size, size] uint8."""
@@ -62,11 +78,21 @@ class Encoder(Protocol):
         """Embeddings of backbone features [B, crops, width] float32."""
 
 
-def open_encoder(bundle: str | Path | EncoderBundle, *, engine: str = "onnx") -> Encoder:
-    """Open a bundle on an engine: "onnx" (ONNX Runtime, CPU) here and now; the installed ones are listed on error."""
-    runners = {point.name: point for point in entry_points(group=ENGINE_GROUP)}
-    if engine not in runners:
-        raise UnknownEngine(engine, sorted(runners) or ["(none installed: pip install 'chextriev[export]')"])
+def open_encoder(
+    bundle: str | Path | EncoderBundle, *, engine: str = DEFAULT, device: str = "cpu", proven: bool = False
+) -> Encoder:
+    """Open one engine of a bundle on "cpu" or "cuda".
+
+    proven: refuse an engine that the retrieval gate has not passed on this kind of machine (UnprovenEngine), as serving
+    does. UnknownEngine names the engines of the bundle, or what to install.
+    """
     opened = bundle if isinstance(bundle, EncoderBundle) else open_bundle(bundle)
-    runner: Encoder = runners[engine].load()(opened)
+    opened.engine(engine)
+    executor = engine.split("-")[0]
+    runners = {point.name: point for point in entry_points(group=ENGINE_GROUP)}
+    if executor not in runners:
+        raise UnknownEngine(executor, sorted(runners) or ["(none installed: pip install 'chextriev[export]')"])
+    runner: Encoder = runners[executor].load()(opened, engine=engine, device=device)
+    if proven:
+        opened.check_proven(engine, runner.arithmetic)
     return runner

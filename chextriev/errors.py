@@ -19,7 +19,7 @@ status 2; from Python, catch the branch you can mend::
     │   ├── DamagedArtifact       UnreadableCheckpoint, MismatchedWeights
     │   ├── DigestMismatch        OtherEncoder, OtherBackbone, OtherStudyTable
     │   ├── SignatureError        UnsignedArtifact, ForgedSignature
-    │   ├── EngineDiffers
+    │   ├── EngineDiffers         UnprovenEngine
     │   ├── UnbuildableEngine
     │   ├── OtherMachine
     │   ├── TrainingDiverged
@@ -232,6 +232,10 @@ class UnbuildableEngine(ArtifactError):
 
 class OtherMachine(ArtifactError):
     """A TensorRT plan that was built by another TensorRT or for another GPU."""
+
+
+class UnprovenEngine(EngineDiffers):
+    """An engine that has not passed the retrieval gate on this kind of machine."""
 
 
 class TrainingDiverged(ArtifactError):

@@ -10,8 +10,24 @@ from typing import Any
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores this process may use, Python; no host name."""
-    return {"cpu": _processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    """Processor, its instructions, cores this process may use, Python; no host name."""
+    return {
+        "cpu": _processor(),
+        "arithmetic": cpu_arithmetic(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+    }
+
+
+INTEGER_INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512bw", "avx2")
+"""What decides how a processor multiplies 8-bit integers, best first."""
+
+
+def cpu_arithmetic() -> str:
+    """Architecture and the best instructions for integers, on which an engine's numbers and speed depend."""
+    flags = _cpu_line("flags")
+    found = next((name for name in INTEGER_INSTRUCTIONS if name in flags.split()), "")
+    return f"{platform.machine()} {found}".strip()
 
 
 def time_in_turn(works: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, list[float]]:
@@ -37,9 +53,13 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
 
 def _processor() -> str:
     """The processor's name; Linux keeps it where `platform` does not look."""
+    return _cpu_line("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_line(label: str) -> str:
+    """What Linux says of the first core under a label; nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(label)), "")

@@ -30,6 +30,26 @@ def macro_interval(scores: Sequence[FindingScores], clusters: Counts, protocol: 
     return _percentiles(drawn, protocol.interval.level)
 
 
+def macro_change(
+    before: Sequence[FindingScores], after: Sequence[FindingScores], clusters: Counts, protocol: Protocol
+) -> tuple[Values, Values]:
+    """Change of each macro average from one system to another on the same queries, and its interval.
+
+    Returns the change [metrics, ks] and its lower and upper bound [2, metrics, ks] float64. Every draw of patients is
+    scored by both systems, so that what makes a draw easy or hard cancels out (a paired bootstrap).
+    """
+    _, patients = np.unique(clusters, return_inverse=True)
+    both = [_patient_sums(scores, patients, protocol.keep_zero_hit_queries) for scores in (before, after)]
+    whole = [_means(np.ones((1, len(sums))), sums, counts) for sums, counts in both]
+    first, second = (macro_mean(means)[1][0] for means in whole)
+    draws = []
+    for weights in _weights(len(both[0][0]), protocol):
+        drawn = [_means(weights, sums, counts) for sums, counts in both]
+        ours = [macro_mean(np.where(np.isnan(mean), all_, mean))[1] for mean, all_ in zip(drawn, whole, strict=True)]
+        draws.append(ours[1] - ours[0])
+    return second - first, _percentiles(np.concatenate(draws), protocol.interval.level)
+
+
 def _patient_sums(scores: Sequence[FindingScores], patients: Counts, keep_zero_hits: bool) -> tuple[Values, Values]:
     """Per patient: sums [P, C, metrics, ks] and the queries they are over [P, C, ks]."""
     shape = (int(patients.max(initial=-1)) + 1, len(scores), *scores[0].values.shape[1:])

@@ -54,6 +54,18 @@ def evaluate(embeddings: EmbeddingSet, protocol: Protocol = DEFAULT, *, split: s
     )
 
 
+def score_split(
+    embeddings: EmbeddingSet, protocol: Protocol = DEFAULT
+) -> tuple[list[FindingScores], npt.NDArray[np.int64]]:
+    """The metrics of every query of these radiographs searched with themselves, and the patient of each query [Q]."""
+    check_vectors(embeddings)
+    population = _population(embeddings, protocol)
+    _, relevant = count_candidates(population.labels, population.queries, population.excluded)
+    neighbours = _search(population, protocol)[1]
+    scores = score_queries(neighbours, population.labels, queries=population.queries, relevant=relevant, ks=protocol.ks)
+    return scores, population.patients[population.queries]
+
+
 def check_vectors(embeddings: EmbeddingSet) -> None:
     """Refuse vectors that have no cosine: not finite, or zero."""
     finite = np.all(np.isfinite(embeddings.vectors), axis=1)  # [N] bool

@@ -15,7 +15,7 @@ from chextriev.anatomy import N_REGIONS
 from chextriev.errors import InvalidSetting
 from chextriev.export.build_bundle import write_encoder, write_region_backbone
 from chextriev.export.checkpoint import TrainedEncoder
-from chextriev.export.runners import PROVIDERS, open_session
+from chextriev.export.onnx_runner import PROVIDERS, open_session
 from chextriev.machine import describe_machine, median_ratio, time_in_turn
 from chextriev.preprocess import region_crops
 from chextriev.radiograph import RegionBoxes

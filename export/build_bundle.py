@@ -1,4 +1,4 @@
-"""A checkpoint becomes an encoder bundle: two ONNX engines, each compared with PyTorch, and the card."""
+"""A checkpoint becomes an encoder bundle: its weights, the ONNX engine in float32 beside PyTorch, and the card."""
 
 import json
 from collections.abc import Mapping
@@ -10,33 +10,46 @@ import numpy.typing as npt
 import torch
 
 from chextriev.anatomy import N_FINDINGS, N_REGIONS
-from chextriev.artifacts import Recipe, check_output, file_digest, find_current, publishing, seal
+from chextriev.artifacts import Recipe, check_output, digest_of, file_digest, find_current, publishing, seal
 from chextriev.bundle import (
-    BACKBONE_FILE,
     CARD_FILE,
-    ENCODER_FILE,
+    DEFAULT,
+    ENCODER,
     KIND,
+    PARTS,
+    REFERENCE,
+    REGION_BACKBONE,
     BundleCard,
     EncoderBundle,
+    EngineRecord,
     TensorSpec,
     open_bundle,
 )
 from chextriev.errors import EngineDiffers, OtherBackbone, UnreadableCheckpoint
 from chextriev.export.checkpoint import TrainedEncoder, load_checkpoint
-from chextriev.export.runners import open_session
-from chextriev.export.to_onnx import write_onnx
+from chextriev.export.fold import fold_backbone, fold_encoder
+from chextriev.export.onnx_runner import open_session
+from chextriev.export.to_onnx import OPSET, write_onnx
+from chextriev.export.torch_weights import write_weights
 from chextriev.preprocess import CropSpec
 from chextriev.systems import SystemSpec, trains_backbone
 from chextriev.train.backbones import Backbone, load_backbone, region_extractor
+from chextriev.train.backbones.weights import weights_digest
 from chextriev.train.encoders import SystemEncoder
 from chextriev.train.run_files import open_run
 from chextriev.variants import VariantSpec
 
-METHOD = 4
+METHOD = 5
 """Part of every bundle's recipe; raise it when the same checkpoint begins to give other engines or another card."""
 
 PARITY_LIMIT = 1e-4
 """Largest max|engine - PyTorch| / max|PyTorch| of a float32 engine; the demo measures 1e-6 to 6e-6."""
+
+FILES = {
+    engine: {part: f"{engine}/{part}{suffix}" for part in PARTS}
+    for engine, suffix in ((REFERENCE, ".pt"), (DEFAULT, ".onnx"))
+}
+"""Of the two engines that every bundle has."""
 
 
 def build_bundle(
@@ -64,25 +77,30 @@ def publish_bundle(
 ) -> None:
     """Write both engines, compare them with PyTorch and publish the bundle. training: what the card says of origins."""
     with publishing(out, KIND) as scratch:
-        write_region_backbone(backbone, scratch / BACKBONE_FILE, trained.spec.crops)
-        write_encoder(trained, scratch / ENCODER_FILE)
-        parity = measure_parity(scratch, backbone, trained)
+        weights, engines = ({part: scratch / FILES[name][part] for part in PARTS} for name in FILES)
+        for path in (*weights.values(), *engines.values()):
+            path.parent.mkdir(exist_ok=True)
+        write_weights(trained, backbone, weights[REGION_BACKBONE], weights[ENCODER])
+        write_region_backbone(backbone, engines[REGION_BACKBONE], trained.spec.crops)
+        write_encoder(trained, engines[ENCODER])
+        parity = measure_parity(engines, backbone, trained)
         card = _card(trained, backbone, parity, training)
         (scratch / CARD_FILE).write_text(card.to_json())
         seal(scratch, KIND, recipe)
 
 
 def write_region_backbone(backbone: Backbone, path: Path, crops: CropSpec | None = None) -> None:
-    """Engine `region_backbone`: crops [n, 1, size, size] uint8 -> features [n, width] float32."""
+    """Engine part `region_backbone`: crops [n, 1, size, size] uint8 -> features [n, width] float32."""
     size = (crops or CropSpec()).size
     sample = torch.zeros(2, 1, size, size, dtype=torch.uint8)
-    write_onnx(region_extractor(backbone), sample, path, inputs="crops", outputs=["features"])
+    write_onnx(fold_backbone(backbone, size), sample, path, inputs="crops", outputs=["features"])
 
 
 def write_encoder(trained: TrainedEncoder, path: Path) -> None:
-    """Engine `encoder`: features [B, crops, width] float32 -> the outputs that the system has."""
+    """Engine part `encoder`: features [B, crops, width] float32 -> the outputs that the system has."""
     sample = torch.zeros(2, trained.spec.crops.count, trained.feature_width)
-    write_onnx(_Served(trained.encoder), sample, path, inputs="features", outputs=trained.spec.outputs)
+    folded = _Served(fold_encoder(trained.encoder))
+    write_onnx(folded, sample, path, inputs="features", outputs=trained.spec.outputs)
 
 
 class _Served(torch.nn.Module):
@@ -98,18 +116,18 @@ class _Served(torch.nn.Module):
         return tuple(getattr(output, name) for name in self.encoder.spec.outputs)
 
 
-def measure_parity(directory: Path, backbone: Backbone, trained: TrainedEncoder) -> dict[str, float]:
-    """Run both engines and PyTorch on the same crops; per output max|engine - PyTorch| / max|PyTorch|.
+def measure_parity(paths: Mapping[str, Path], backbone: Backbone, trained: TrainedEncoder) -> dict[str, float]:
+    """Run both parts of an ONNX engine and PyTorch on the same crops; per output max|engine - PyTorch| / max|PyTorch|.
 
-    The crops are random grey blocks for two radiographs; the features of one engine feed the other, as in service.
+    The crops are random grey blocks for two radiographs; the features of one part feed the other, as in service.
     """
     spec = trained.spec
     crops = _random_crops(spec.crops)
     with torch.inference_mode():
         features = region_extractor(backbone)(torch.from_numpy(crops))
         expected = _Served(trained.encoder)(features.unflatten(0, (-1, spec.crops.count)))
-    (served,) = open_session(directory / BACKBONE_FILE).run(None, {"crops": crops})
-    outputs = open_session(directory / ENCODER_FILE).run(
+    (served,) = open_session(paths[REGION_BACKBONE].read_bytes()).run(None, {"crops": crops})
+    outputs = open_session(paths[ENCODER].read_bytes()).run(
         None, {"features": served.reshape(-1, spec.crops.count, served.shape[1])}
     )
     pairs = {
@@ -170,6 +188,7 @@ def _card(
 ) -> BundleCard:
     spec = trained.spec
     return BundleCard(
+        encoder_digest=encoder_digest(trained, backbone),
         system=spec.name,
         spec=spec,
         backbone=f"{backbone.spec.name}, trained with the encoder" if trains_backbone(spec) else backbone.spec.name,
@@ -179,9 +198,28 @@ def _card(
         tensors=_tensors(spec, trained.feature_width),
         training=dict(training),
         parity=parity,
+        engines={name: EngineRecord(files, _made_by(name)) for name, files in FILES.items()},
         adjacency=_stated_adjacency(trained),
         notes=_notes(spec),
     )
+
+
+def encoder_digest(trained: TrainedEncoder, backbone: Backbone) -> str:
+    """Identity of what an encoder computes: system, crops, backbone and weights."""
+    return digest_of(
+        {
+            "system": trained.spec.as_dict(),
+            "crops": trained.spec.crops.digest,
+            "backbone": backbone.digest,
+            "weights": weights_digest(trained.encoder),
+        }
+    )
+
+
+def _made_by(engine: str) -> dict[str, str]:
+    if engine == REFERENCE:
+        return {"torch": torch.__version__}
+    return {"torch": torch.__version__, "onnx opset": str(OPSET)}
 
 
 def _notes(spec: SystemSpec) -> list[str]:
@@ -214,9 +252,9 @@ def _tensors(spec: SystemSpec, width: int) -> dict[str, dict[str, list[TensorSpe
     }
     outputs = [TensorSpec(name, shapes[name], "uint8" if name == "hash_bits" else "float32") for name in spec.outputs]
     return {
-        "region_backbone": {
+        REGION_BACKBONE: {
             "inputs": [TensorSpec("crops", ("n", 1, crops.size, crops.size), "uint8")],
             "outputs": [TensorSpec("features", ("n", width), "float32")],
         },
-        "encoder": {"inputs": [TensorSpec("features", ("batch", crops.count, width), "float32")], "outputs": outputs},
+        ENCODER: {"inputs": [TensorSpec("features", ("batch", crops.count, width), "float32")], "outputs": outputs},
     }

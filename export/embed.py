@@ -33,7 +33,7 @@ def embed_table(
     if features is not None:
         _check_same(encoder, table, features)
         parents["region features"] = features.digest
-    recipe = Recipe({"engine": type(encoder).__name__, "method": METHOD}, parents)
+    recipe = Recipe({"engine": encoder.engine, "method": METHOD}, parents)
     current = find_current(Path(out), KIND, recipe)
     if current is not None:
         return current, True
@@ -49,6 +49,15 @@ def embed_table(
         facts = {"n": len(vectors), "width": vectors.shape[1], "quarantined": len(table) - len(rows)}
         manifest = seal(scratch, KIND, recipe, facts)
     return manifest, False
+
+
+def encode_table(encoder: Encoder, table: StudyTable) -> EmbeddingSet:
+    """Embeddings of every radiograph of the table that can be read, in memory; EmptySplit where none can."""
+    parts = list(_encoded(encoder, table, None, []))
+    if not parts:
+        raise EmptySplit("no radiograph to encode: the study table is empty or all of its images are unreadable")
+    rows, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return embedding_set(table.take(rows), vectors, encoder.bundle.digest)
 
 
 Rows = npt.NDArray[np.int64]

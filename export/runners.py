@@ -1,124 +1,95 @@
-"""What executes a bundle: ONNX Runtime, on whatever it has."""
+"""What every executor of a bundle has in common: radiographs to crops, crops to features, features to embeddings."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.bundle import EncoderBundle
-from chextriev.encoder import Embeddings
-from chextriev.errors import CountMismatch, DamagedArtifact, InvalidSetting, MissingDependency
-from chextriev.optional import require
+from chextriev.ahead import map_ahead
+from chextriev.bundle import ENCODER, EncoderBundle
+from chextriev.encoder import Embeddings, Source
+from chextriev.errors import CountMismatch, InvalidSetting
 from chextriev.preprocess import region_crops
 from chextriev.radiograph import Radiograph
-
-if TYPE_CHECKING:
-    from chextriev.train.backbones import Backbone
 
 BATCH = 8
 """Radiographs encoded at once: 144 crops."""
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+CROPS_AT_ONCE = {"cpu": 36, "cuda": 576}
+"""Crops that a backbone sees at once, by device: a processor gains nothing from more, and memory grows with them."""
 
 Item = TypeVar("Item")
+Array = npt.NDArray[Any]
 
 
-class OnnxExtractor:
-    """Grey crops to backbone features by ONNX Runtime."""
+class EngineEncoder(ABC):
+    """A bundle on one engine. Nothing here changes after construction, so several threads may share it.
 
-    dtype = "float16"
+    Subclasses run the two parts; `arithmetic` says what their numbers depend on.
+    """
 
-    def __init__(self, model: Path | bytes, *, backbone: str, backbone_digest: str, device: str = "cpu") -> None:
-        self.backbone, self.backbone_digest = backbone, backbone_digest
-        self._session = open_session(model, device)
-        self.width = int(self._session.get_outputs()[0].shape[-1])
+    arithmetic: str
 
-    @classmethod
-    def from_backbone(cls, backbone: "Backbone", *, device: str = "cpu") -> "OnnxExtractor":
-        """Export a torch backbone and run it by ONNX Runtime, which is several times faster than torch on a CPU."""
-        from chextriev.export.build_bundle import write_region_backbone
+    def __init__(self, bundle: EncoderBundle, *, engine: str, device: str) -> None:
+        if device not in CROPS_AT_ONCE:
+            raise InvalidSetting(f"device {device!r}; choose one of {', '.join(CROPS_AT_ONCE)}")
+        self.bundle, self.engine, self.device = bundle, engine, device
 
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "region_backbone.onnx"
-            write_region_backbone(backbone, path)
-            name, digest = backbone.spec.name, backbone.digest
-            return cls(path.read_bytes(), backbone=name, backbone_digest=digest, device=device)
+    @abstractmethod
+    def _features(self, crops: npt.NDArray[np.uint8]) -> Array:
+        """[n, width] float32 of crops [n, 1, size, size] uint8."""
 
-    def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Features [n, width] float32 of grey crops [n, 1, size, size] uint8; InvalidSetting for another size."""
-        wanted = self._session.get_inputs()[0].shape[1:]
-        if list(crops.shape[1:]) != wanted:
-            raise InvalidSetting(f"crops are {list(crops.shape[1:])}; {self.backbone} takes {wanted} here")
-        (features,) = self._session.run(None, {"crops": crops})
-        return np.asarray(features, np.float32)
-
-
-class OnnxEncoder:
-    """A bundle on ONNX Runtime. Sessions are thread-safe, and nothing else here changes after construction."""
-
-    device = "cpu"
-
-    def __init__(self, bundle: EncoderBundle) -> None:
-        self.bundle = bundle
-        card = bundle.card
-        self._extractor = OnnxExtractor(
-            bundle.backbone_path, backbone=card.backbone, backbone_digest=card.backbone_digest, device=self.device
-        )
-        self._session = open_session(bundle.encoder_path, self.device)
+    @abstractmethod
+    def _outputs(self, features: npt.NDArray[np.float32]) -> Mapping[str, Array]:
+        """The outputs that the card names, of features [B, crops, width] float32."""
 
     def encode(self, radiographs: Iterable[Radiograph]) -> Embeddings:
-        """Encode radiographs in order, a batch at a time."""
-        return join_embeddings([self._encode_batch(batch) for batch in batched(radiographs, BATCH)], self.bundle)
+        """Encode radiographs, in order."""
+        return join_embeddings(list(self.stream(radiographs)), self.bundle)
+
+    def stream(self, sources: Iterable[Source], *, batch: int = BATCH) -> Iterator[Embeddings]:
+        """Encode any number of radiographs in order, `batch` at a time; at most twice as many are in memory."""
+        with closing(map_ahead(self._read, sources, ahead=2 * batch)) as crops:
+            for read in batched(crops, batch):
+                yield self._encode([name for name, _ in read], np.concatenate([cut for _, cut in read]))
 
     def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Backbone features [n, width] float32 of grey crops [n, size, size] uint8."""
-        return self._extractor.extract(crops[:, np.newaxis])
+        size = self.bundle.card.crops.size
+        if crops.shape[1:] != (size, size) or crops.dtype != np.uint8:
+            found = f"{list(crops.shape)} {crops.dtype}"
+            raise InvalidSetting(f"crops are {found}; {self.bundle.card.backbone} takes [n, {size}, {size}] uint8 here")
+        return in_parts(self._features, crops[:, np.newaxis], CROPS_AT_ONCE[self.device], self.bundle.feature_width)
 
     def relate(self, features: npt.NDArray[np.float32], image_ids: Iterable[str]) -> Embeddings:
         """Embeddings of backbone features [B, crops, width] float32."""
-        names, crops = tuple(image_ids), self.bundle.card.crops.count
-        if features.shape != (len(names), crops, self._extractor.width):
-            wanted = [len(names), crops, self._extractor.width]
-            raise CountMismatch(f"features have shape {list(features.shape)}; {wanted} is needed for {len(names)} ids")
-        found = self._session.run(None, {"features": features.astype(np.float32)})
-        return as_embeddings(names, dict(zip(self.bundle.card.spec.outputs, found, strict=True)), self.bundle)
+        names = tuple(image_ids)
+        wanted = (len(names), self.bundle.card.crops.count, self.bundle.feature_width)
+        if features.shape != wanted:
+            shapes = f"features have shape {list(features.shape)}; {list(wanted)}"
+            raise CountMismatch(f"{shapes} is needed for {len(names)} ids")
+        if not names:
+            return join_embeddings([], self.bundle)
+        return as_embeddings(names, self._outputs(features.astype(np.float32, copy=False)), self.bundle)
 
-    def _encode_batch(self, radiographs: Sequence[Radiograph]) -> Embeddings:
-        spec = self.bundle.card.crops
-        crops = np.concatenate([region_crops(item.pixels, item.boxes, spec) for item in radiographs])
-        features = self.extract(crops).reshape(len(radiographs), spec.count, -1)
-        return self.relate(features, (item.image_id for item in radiographs))
+    def _read(self, source: Source) -> tuple[str, npt.NDArray[np.uint8]]:
+        radiograph = source if isinstance(source, Radiograph) else source()
+        return radiograph.image_id, region_crops(radiograph.pixels, radiograph.boxes, self.bundle.card.crops)
 
-
-class CudaOnnxEncoder(OnnxEncoder):
-    """A bundle on ONNX Runtime with CUDA."""
-
-    device = "cuda"
+    def _encode(self, names: Sequence[str], crops: npt.NDArray[np.uint8]) -> Embeddings:
+        return self.relate(self.extract(crops).reshape(len(names), -1, self.bundle.feature_width), names)
 
 
-def open_session(model: Path | bytes, device: str = "cpu") -> Any:
-    """An ONNX Runtime session on "cpu" or "cuda"; MissingDependency where this ONNX Runtime has no CUDA."""
-    onnxruntime = require("onnxruntime", extra="export")
-    named = "the model" if isinstance(model, bytes) else str(model)
-    faults = onnxruntime.capi.onnxruntime_pybind11_state
-    provider = PROVIDERS[device]
-    if provider not in onnxruntime.get_available_providers():
-        raise MissingDependency(f"this ONNX Runtime cannot use {device}; run: pip install 'chextriev[gpu-export]'")
-    try:
-        source = model if isinstance(model, bytes) else str(model)
-        return onnxruntime.InferenceSession(source, providers=[provider])
-    except (
-        faults.Fail,
-        faults.InvalidProtobuf,
-        faults.InvalidGraph,
-        faults.InvalidArgument,
-        faults.RuntimeException,
-    ) as error:
-        raise DamagedArtifact(f"{named} is not an engine that ONNX Runtime can open") from error
+def in_parts(run: Any, rows: Array, size: int, width: int) -> npt.NDArray[np.float32]:
+    """`run` over at most `size` rows at a time: [n, width] float32, also for no row."""
+    parts = [run(rows[start : start + size]) for start in range(0, len(rows), size)]
+    if len(parts) == 1:
+        return np.asarray(parts[0], np.float32)
+    return np.concatenate(parts, dtype=np.float32) if parts else np.empty((0, width), np.float32)
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -128,9 +99,7 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def as_embeddings(
-    image_ids: Iterable[str], outputs: Mapping[str, npt.NDArray[Any]], bundle: EncoderBundle
-) -> Embeddings:
+def as_embeddings(image_ids: Iterable[str], outputs: Mapping[str, Array], bundle: EncoderBundle) -> Embeddings:
     """An encoder engine's outputs, by the names of the card, as embeddings."""
     others = {name: array for name, array in outputs.items() if name != "embedding"}
     return Embeddings(tuple(image_ids), outputs["embedding"], encoder_digest=bundle.digest, **others)
@@ -138,7 +107,7 @@ def as_embeddings(
 
 def join_embeddings(parts: Sequence[Embeddings], bundle: EncoderBundle) -> Embeddings:
     """The parts as one, in order; no part at all gives zero rows of the right widths."""
-    tensors = {tensor.name: tensor for tensor in bundle.card.tensors["encoder"]["outputs"]}
+    tensors = {tensor.name: tensor for tensor in bundle.card.tensors[ENCODER]["outputs"]}
     joined = {}
     for name, tensor in tensors.items():
         arrays = [getattr(part, "vectors" if name == "embedding" else name) for part in parts]

@@ -49,6 +49,8 @@ class SpatialAttention(nn.Module):
 class AthTrunk(Trunk):
     """Normalised images [n, 3, 256, 256] -> 32 x 32 positions as features [n, 1024]."""
 
+    stem = (("block1.inner.0", "block1.inner.1"), ("block1.shortcut.0", "block1.shortcut.1"))
+
     def __init__(self) -> None:
         super().__init__()
         self.block1 = ResidualBlock(3, 16)

@@ -31,8 +31,16 @@ class EdgeAttention(nn.Module):
         The edges do not depend on the radiograph, so they are projected once a batch. With e_ij their projection,
         q_i.(k_j + e_ij) and sum_j a_ij (v_j + e_ij) are split at the plus sign to keep every tensor small.
         """
+        return self.attend(regions, self.project_edges(edges))
+
+    def project_edges(self, edges: Tensor) -> Tensor:
+        """[N, N, width] -> [N, N, heads, head_width]."""
+        projected: Tensor = self.edge(edges)
+        return projected.reshape(*edges.shape[:-1], self.heads, -1)
+
+    def attend(self, regions: Tensor, e: Tensor) -> Tensor:
+        """regions [B, N, width], projected edges e [N, N, heads, head_width] -> [B, N, width]."""
         q, k, v = (self._split(layer(regions)) for layer in (self.query, self.key, self.value))  # [B, H, N, d]
-        e = self.edge(edges).reshape(*edges.shape[:-1], self.heads, -1)  # [N, N, H, d]
         scores = q @ k.transpose(-1, -2) + torch.einsum("bhid,ijhd->bhij", q, e)
         attention = torch.softmax(scores * self.scale, dim=-1)
         mixed = attention @ v + torch.einsum("bhij,ijhd->bhid", attention, e)
@@ -100,14 +108,17 @@ class GraphTransformer(nn.Module):
 
     def forward(self, first: Tensor) -> list[Tensor]:
         """Projected features [B, 18, width] -> the output of every layer, each [B, 18, width]."""
-        edges = self.adjacency_embedding.weight[self.adjacency]  # a call would be named like an output in ONNX
-        if self.edges is not None:
-            edges = edges + self.edges
+        edges = self.edge_vectors()
         positions = None if self.positions is None else self.positions.weight
         outputs = [first]
         for layer in self.layers:
             outputs.append(layer(outputs[-1], first, edges, positions))
         return outputs[1:]
+
+    def edge_vectors(self) -> Tensor:
+        """[18, 18, width]: the embedding of each pair's adjacency, and its own vector where there is one."""
+        edges = self.adjacency_embedding.weight[self.adjacency]  # a call would be named like an output in ONNX
+        return edges if self.edges is None else edges + self.edges
 
 
 EDGE_SCALE = 0.1

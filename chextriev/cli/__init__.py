@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import chextriev
+from chextriev.cli.output import EXIT_REFUSED
 from chextriev.errors import ChextrievError
 
 VERBS = {
@@ -22,7 +23,7 @@ VERBS = {
     "demo": "run the whole job, from radiographs to a report",
 }
 DESCRIPTION = "Find similar chest radiographs by anatomy: from data to an index and a report. Not a medical device."
-EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -54,7 +54,7 @@ def _add(
 
 
 def _data(options: argparse.Namespace) -> Content:
-    from chextriev.export.runners import OnnxExtractor
+    from chextriev.export.onnx_runner import OnnxExtractor
     from chextriev.train.bench_data import DataBenchSettings, bench_data
     from chextriev.train.features import TorchExtractor
 

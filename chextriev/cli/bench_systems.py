@@ -127,7 +127,7 @@ class _Bench:
 
     def features(self, spec: SystemSpec) -> Path:
         """The cache that a system learns from, computed once for all systems and seeds."""
-        from chextriev.export.runners import OnnxExtractor
+        from chextriev.export.onnx_runner import OnnxExtractor
         from chextriev.train.backbones import load_backbone
         from chextriev.train.features import (
             DeferredExtractor,

@@ -131,6 +131,6 @@ def _maker(engine: str) -> Any:
         from chextriev.train.features import TorchExtractor
 
         return TorchExtractor
-    from chextriev.export.runners import OnnxExtractor
+    from chextriev.export.onnx_runner import OnnxExtractor
 
     return OnnxExtractor.from_backbone

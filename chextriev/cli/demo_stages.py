@@ -73,7 +73,7 @@ class Demo:
 
     def features(self) -> tuple[str, bool]:
         """Study table -> frozen features of 18 regions a radiograph."""
-        from chextriev.export.runners import OnnxExtractor
+        from chextriev.export.onnx_runner import OnnxExtractor
         from chextriev.train.backbones import load_backbone
         from chextriev.train.feature_store import STORE_FILE
         from chextriev.train.features import DeferredExtractor, compute_features

@@ -14,7 +14,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features", type=Path, help="a feature cache of the same table and backbone, to skip the images"
     )
-    parser.add_argument("--engine", default="onnx", help="what executes the bundle (default: onnx)")
+    parser.add_argument("--engine", default="onnx-fp32", help="of the bundle (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     finish_parser(parser, _embed)
 
 
@@ -24,7 +25,7 @@ def _embed(options: argparse.Namespace) -> None:
     from chextriev.study_table import read_study_table
     from chextriev.train.features import open_features
 
-    encoder = open_encoder(options.bundle, engine=options.engine)
+    encoder = open_encoder(options.bundle, engine=options.engine, device=options.device)
     features = open_features(options.features) if options.features else None
     manifest, reused = embed_table(encoder, read_study_table(options.data), options.out, features=features)
     said = "reused" if reused else "embedded"

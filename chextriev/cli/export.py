@@ -5,10 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chextriev.cli.output import add_action, emit
+from chextriev.bundle import ENGINES
+from chextriev.cli.output import EXIT_REFUSED, add_action, emit
 
 if TYPE_CHECKING:
-    from chextriev.bundle import EncoderBundle
+    from chextriev.bundle import EncoderBundle, Verdict
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     imported.add_argument("--weights", metavar="SRC", help="weights of that backbone: a file, or random:SEED")
 
+    engines = add_action(
+        actions, "engines", "add engines to a bundle; only those that retrieve as PyTorch does are kept", _engines
+    )
+    engines.add_argument("bundle", type=Path, metavar="BUNDLE")
+    engines.add_argument("data", type=Path, metavar="DATA", help="a study table: train to calibrate, validate to judge")
+    engines.add_argument("--engines", nargs="+", required=True, metavar="NAME", help=", ".join(ENGINES[1:]))
+    engines.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    engines.add_argument("--remake", action="store_true", help="make anew what is there; else it is only measured")
+    engines.add_argument("--force", action="store_true", help="keep what fails as unproven; serving refuses it")
+    sign = add_action(actions, "sign", "sign a bundle's manifest with an ed25519 key", _sign)
+    sign.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sign.add_argument(
+        "--key", type=Path, required=True, metavar="PEM", help="private; openssl genpkey -algorithm ed25519"
+    )
+    verify = add_action(actions, "verify", "compare every file of a bundle with its manifest", _verify)
+    verify.add_argument("bundle", type=Path, metavar="BUNDLE")
+    verify.add_argument("--signed-by", type=Path, metavar="PEM", help="public key whose signature is required")
+
 
 def _bundle(options: argparse.Namespace) -> None:
     from chextriev.export.build_bundle import build_bundle
@@ -44,6 +63,53 @@ def _import(options: argparse.Namespace) -> None:
     unused = bundle.card.training["unused"]
     text = f"{options.out}: {bundle.card.system} of {options.checkpoint} on {_measured(bundle, reused)}"
     emit(options, f"{text}; {len(unused)} of its names are unused", {**_as_json(bundle, reused), "unused": unused})
+
+
+def _engines(options: argparse.Namespace) -> int:
+    from chextriev.export.engines import ProofSettings, prove_engines
+    from chextriev.study_table import read_study_table
+
+    settings = ProofSettings(device=options.device, force=options.force, remake=options.remake)
+    verdicts = prove_engines(options.bundle, read_study_table(options.data), options.engines, settings)
+    emit(options, "\n".join(map(_in_words, verdicts)), [asdict(verdict) for verdict in verdicts])
+    return EXIT_REFUSED if any(verdict.status == "failed" for verdict in verdicts) else 0
+
+
+def _in_words(verdict: "Verdict") -> str:
+    measured = verdict.measured
+    changes = ", ".join(
+        f"{name} {measured[name]['change']:+.4f} ({measured[name]['interval'][0]:+.4f} to"
+        f" {measured[name]['interval'][1]:+.4f})"
+        for name in ("ap@5", "precision@5")
+    )
+    lines = [
+        f"{verdict.engine}: {verdict.status} on {verdict.arithmetic}; least cosine {measured['cosine']:.5f}, overlap"
+        f" {measured['overlap']:.4f}, rank correlation {measured['rank_correlation']:.4f}, {changes}",
+        *(f"  {remark}" for remark in verdict.remarks),
+    ]
+    if verdict.status != "proven":
+        lines += [f"  {layer['layer']}: alone costs {layer['loss_of_cosine']:.5f}" for layer in verdict.worst_layers]
+    return "\n".join(lines)
+
+
+def _sign(options: argparse.Namespace) -> None:
+    from chextriev.bundle import open_bundle
+    from chextriev.signature import sign_artifact
+
+    bundle = open_bundle(options.bundle)
+    bundle.verify()
+    sign_artifact(options.bundle, options.key)
+    emit(options, f"{options.bundle}: signed", {"digest": bundle.digest, "manifest": bundle.manifest.digest})
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from chextriev.bundle import open_bundle
+
+    bundle = open_bundle(options.bundle, signed_by=options.signed_by)
+    bundle.verify()
+    signed = f", signed by {options.signed_by}" if options.signed_by else ""
+    content = {"digest": bundle.digest, "files": len(bundle.manifest.files), "signed": options.signed_by is not None}
+    emit(options, f"{options.bundle}: {len(bundle.manifest.files)} files are those of the manifest{signed}", content)
 
 
 def _measured(bundle: "EncoderBundle", reused: bool) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+EXIT_REFUSED = 2
+"""Of a command whose input was refused, or that found what it judged to fail."""
+
 
 def add_action(
     actions: Any, name: str, purpose: str, run: Callable[[argparse.Namespace], Any]

@@ -26,7 +26,7 @@ from chextriev.errors import (
 from chextriev.export.build_bundle import PARITY_LIMIT, build_bundle
 from chextriev.export.checkpoint import load_checkpoint
 from chextriev.export.embed import embed_table, pooled_features
-from chextriev.export.runners import OnnxExtractor
+from chextriev.export.onnx_runner import OnnxExtractor
 from chextriev.index.build import build_index
 from chextriev.study_table import StudyTable
 from chextriev.train.backbones import Backbone, load_backbone, region_extractor
@@ -103,13 +103,13 @@ def test_nothing_to_encode_gives_nothing(chain: Chain) -> None:
 def test_crops_of_another_size_are_refused(chain: Chain) -> None:
     encoder = open_encoder(chain.folder / "bundle")
     with pytest.raises(
-        InvalidSetting, match=r"crops are \[1, 256, 256\]; efficientnet-lite0 takes \[1, 224, 224\] here"
+        InvalidSetting, match=r"crops are \[18, 256, 256\] uint8; efficientnet-lite0 takes \[n, 224, 224\] uint8"
     ):
         encoder.extract(np.zeros((18, 256, 256), np.uint8))
 
 
 def test_engines_name_no_place_of_this_machine(chain: Chain) -> None:
-    for name in ("region_backbone.onnx", "encoder.onnx"):
+    for name in ("onnx-fp32/region_backbone.onnx", "onnx-fp32/encoder.onnx"):
         content = (chain.folder / "bundle" / name).read_bytes()
         assert b".py" not in content
         assert b"site-packages" not in content
@@ -198,7 +198,7 @@ def test_bad_checkpoints_are_refused(chain: Chain, tmp_path: Path, monkeypatch: 
 
 def test_a_damaged_bundle_is_not_opened(chain: Chain, tmp_path: Path) -> None:
     build_bundle(chain.folder / "run", tmp_path / "bundle")
-    engine = tmp_path / "bundle" / "encoder.onnx"
+    engine = tmp_path / "bundle" / "onnx-fp32" / "encoder.onnx"
     engine.write_bytes(engine.read_bytes()[:-1] + b"x")
     with pytest.raises(DamagedArtifact, match=r"encoder\.onnx differs from its manifest"):
         open_encoder(tmp_path / "bundle")

@@ -6,7 +6,7 @@ import torch
 
 from chextriev.errors import MissingDependency
 from chextriev.export.build_bundle import relative_difference
-from chextriev.export.runners import OnnxExtractor, open_session
+from chextriev.export.onnx_runner import OnnxExtractor, open_session
 from chextriev.train.backbones import load_backbone
 from chextriev.train.features import TorchExtractor
 

@@ -31,6 +31,8 @@ class DenseLayer(nn.Module):
 class DenseNet121(Trunk):
     """Features [n, 1024]."""
 
+    stem = (("features.conv0", "features.norm0"),)
+
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential()

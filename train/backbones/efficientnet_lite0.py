@@ -12,6 +12,8 @@ from chextriev.train.backbones.trunk import Trunk, pooled
 class EfficientNetLite0(Trunk):
     """Features [n, 1280]. Layers and names of weights are those of the package `efficientnet-lite-pytorch`."""
 
+    stem = (("_conv_stem", "_bn0"),)
+
     def __init__(self) -> None:
         super().__init__()
         package = require("efficientnet_lite_pytorch", extra="train")

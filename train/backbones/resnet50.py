@@ -35,6 +35,7 @@ class ResNet50(Trunk):
     """Features [n, 2048]."""
 
     block: type[nn.Module] = Bottleneck
+    stem = (("conv1", "bn1"),)
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """What every backbone's network is: normalised images in, pooled features out, weights under their published names."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ class Trunk(nn.Module):
     """
 
     frozen = False
+    stem: ClassVar[tuple[tuple[str, str], ...]]
+    """Every convolution that sees the image, with the batch norm after it, by name."""
 
     @staticmethod
     def own_name(published: str) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from chextriev.artifacts import file_digest
 from chextriev.errors import InvalidSetting, MismatchedWeights, UnreadableCheckpoint, WeightsUnavailable
@@ -65,10 +66,10 @@ def random_seed(source: str) -> int:
     return int(seed)
 
 
-def weights_digest(trunk: Trunk) -> str:
+def weights_digest(module: nn.Module) -> str:
     """sha256 (hex) over names, shapes, dtypes and bytes of all weights, in the order of their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(trunk.state_dict().items()):
+    for name, tensor in sorted(module.state_dict().items()):
         if not name.endswith(_COUNTER):
             array = tensor.detach().cpu().contiguous().numpy()
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
