@@ -57,8 +57,8 @@ class Verdict:
 
     status: "proven", "failed" (kept out of the bundle) or "unproven" (in it by force, or not measured). arithmetic:
     what the numbers depend on, as the processor's instructions or the GPU. budget, measured: by measure. data: digest,
-    split and numbers of radiographs and queries. command: repeats it. worst_layers: of an engine in integers that
-    failed before layers were kept in float32, what quantising each layer alone does to the features.
+    split and numbers of radiographs and queries. command: repeats it. worst_layers: of an engine that
+    failed before some layers kept their precision, what reducing each layer alone does to the features.
     """
 
     engine: str

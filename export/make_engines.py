@@ -12,7 +12,7 @@ from chextriev.artifacts import digest_of
 from chextriev.bundle import DEFAULT, ENCODER, PARTS, REGION_BACKBONE, EncoderBundle, EngineRecord
 from chextriev.errors import EmptySplit
 from chextriev.export.qdq_for_tensorrt import to_float16
-from chextriev.export.quantize import CalibrationSettings, QuantizedBackbone, SymmetricBackbone
+from chextriev.export.quantize import CalibrationSettings, HalfBackbone, QuantizedBackbone, SymmetricBackbone
 from chextriev.export.tensorrt_machine import this_machine
 from chextriev.export.tensorrt_runner import plan_entry
 from chextriev.export.to_tensorrt import backbone_settings, build_plan, encoder_settings
@@ -21,26 +21,25 @@ from chextriev.progress import track
 from chextriev.study_table import StudyTable
 from chextriev.train.crop_stream import FeatureSettings, Refusal, crops_in_order
 
-MADE = {"fp16": "float16, weights included; inputs and outputs as in float32"}
-
 Files = dict[str, bytes]
 
 METHODS = {
+    HalfBackbone: "float16, weights included; inputs and outputs as in float32",
     QuantizedBackbone: "static QDQ: unsigned 8-bit activations, 7-bit weights per channel, bias corrected",
     SymmetricBackbone: "static QDQ, symmetric: 8-bit activations and weights per channel; float16 elsewhere",
 }
-"""In integers, as the card tells it."""
+"""As the card tells it."""
 
 
 class EngineMaker:
-    """Makes one engine: `attempts` yields it in integers first, then with more and more layers in floating point.
+    """Makes one engine: `attempts` yields it small first, then with more and more layers in full precision.
 
     Each attempt is a record and the files that the bundle does not have yet. worst_layers: filled when the layers had
     to be ranked.
     """
 
     STEPS = (1, 2, 4, 8, 16, 24, 32)
-    """Layers that are kept in floating point, the most sensitive first, until the engine passes."""
+    """Layers that keep their precision, the most sensitive first, until the engine passes."""
 
     def __init__(
         self, name: str, bundle: EncoderBundle, table: StudyTable, calibration: CalibrationSettings | None = None
@@ -54,42 +53,41 @@ class EngineMaker:
         """The engine, most compact form first; the caller stops when one passes."""
         if self._precision == "fp32":
             yield self._bundle.engine(self.name), {}
-        elif self._precision == "fp16":
-            yield self._finished({part: to_float16(self._float32(part)) for part in PARTS}, {"method": MADE["fp16"]})
-        else:
-            yield from self._in_integers()
+            return
+        crops, drawn = self._calibration_crops()
+        reduced = self._kind()(self._float32(REGION_BACKBONE), crops, self._calibration)
+        for keep in self._kept(reduced):
+            made_by = {
+                "method": METHODS[type(reduced)],
+                "calibration": {**asdict(self._calibration), **drawn, "crops": len(crops)},
+                "layers reduced": len(reduced.layers) - len(keep),
+                "layers that keep their precision": [reduced.layers[layer] for layer in keep],
+            }
+            yield self._finished(self._parts(reduced, keep), made_by)
 
     def planned(self, record: EngineRecord) -> tuple[EngineRecord, Files]:
         """An engine of TensorRT with plans for this machine, built from its ONNX files."""
         return self._with_plans(record, {part: self._bundle.read(name) for part, name in record.files.items()})
 
-    def _in_integers(self) -> Iterator[tuple[EngineRecord, Files]]:
-        crops, drawn = self._calibration_crops()
-        kind = SymmetricBackbone if self._executor == "tensorrt" else QuantizedBackbone
-        quantized = kind(self._float32(REGION_BACKBONE), crops, self._calibration)
-        for keep in self._kept(quantized):
-            made_by = {
-                "method": METHODS[kind],
-                "calibration": {**asdict(self._calibration), **drawn, "crops": len(crops)},
-                "layers in integers": len(quantized.layers) - len(keep),
-                "layers kept in floating point": [quantized.layers[layer] for layer in keep],
-            }
-            yield self._finished(self._parts(quantized, keep), made_by)
+    def _kind(self) -> type[QuantizedBackbone]:
+        if self._precision == "fp16":
+            return HalfBackbone
+        return SymmetricBackbone if self._executor == "tensorrt" else QuantizedBackbone
 
-    def _kept(self, quantized: QuantizedBackbone) -> Iterator[list[str]]:
+    def _kept(self, reduced: QuantizedBackbone) -> Iterator[list[str]]:
         yield []
-        ranked = quantized.rank_layers()
+        ranked = reduced.rank_layers()
         self.worst_layers = [
-            {"layer": quantized.layers[layer], "loss_of_cosine": loss} for layer, loss in ranked[: max(self.STEPS[:4])]
+            {"layer": reduced.layers[layer], "loss_of_cosine": loss} for layer, loss in ranked[: max(self.STEPS[:4])]
         ]
         for count in self.STEPS:
             if count < len(ranked):
                 yield [layer for layer, _ in ranked[:count]]
 
-    def _parts(self, quantized: QuantizedBackbone, keep: Collection[str]) -> Files:
-        """The graph layers are a few per cent of the time, so they stay in floating point."""
-        parts = {REGION_BACKBONE: quantized.make(keep)}
-        if self._executor == "tensorrt":
+    def _parts(self, reduced: QuantizedBackbone, keep: Collection[str]) -> Files:
+        """The graph layers are a few per cent of the time, so they stay in floating point where others are integers."""
+        parts = {REGION_BACKBONE: reduced.make(keep)}
+        if self._precision == "fp16" or self._executor == "tensorrt":
             parts[ENCODER] = to_float16(self._float32(ENCODER))
         return parts
 

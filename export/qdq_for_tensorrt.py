@@ -38,11 +38,16 @@ MAX_SAMPLES = 2_000_000
 EXTRA = "export"
 
 
-def to_float16(model: bytes) -> bytes:
-    """The model in float16, weights and scales included; its own inputs and outputs keep their types."""
+def to_float16(model: bytes, *, keep: Collection[str] = ()) -> bytes:
+    """The model in float16, weights and scales included; its own inputs and outputs keep their types.
+
+    keep: nodes that stay in float32.
+    """
     tools = require("onnxruntime.transformers.float16", extra=EXTRA)
     graphs = require("onnxruntime.quantization.onnx_model", extra=EXTRA)
-    halved = graphs.ONNXModel(tools.convert_float_to_float16(_load(model), keep_io_types=True))
+    halved = graphs.ONNXModel(
+        tools.convert_float_to_float16(_load(model), keep_io_types=True, node_block_list=list(keep))
+    )
     halved.topological_sort()  # the casts of inputs are appended at the end
     content: bytes = halved.model.SerializeToString(deterministic=True)
     return content

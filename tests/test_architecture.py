@@ -11,7 +11,7 @@ STAGES = ("train", "export", "serving", "index", "eval")
 MAY_IMPORT = {
     "nouns": set(),
     "train": {"eval.metrics"},
-    "export": {"train", "eval.metrics", "index"},
+    "export": {"train", "eval.metrics", "eval.gate", "index"},
     "serving": {"index"},
     "index": set(),
     "eval": {"index"},
