@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from chextriev.cli.encoders import add_encoder_options, open_chosen
 from chextriev.cli.output import emit, finish_parser
 
 
@@ -14,18 +15,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features", type=Path, help="a feature cache of the same table and backbone, to skip the images"
     )
-    parser.add_argument("--engine", default="onnx-fp32", help="of the bundle (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add_encoder_options(parser)
     finish_parser(parser, _embed)
 
 
 def _embed(options: argparse.Namespace) -> None:
-    from chextriev.encoder import open_encoder
     from chextriev.export.embed import embed_table
     from chextriev.study_table import read_study_table
     from chextriev.train.features import open_features
 
-    encoder = open_encoder(options.bundle, engine=options.engine, device=options.device)
+    encoder = open_chosen(options)
     features = open_features(options.features) if options.features else None
     manifest, reused = embed_table(encoder, read_study_table(options.data), options.out, features=features)
     said = "reused" if reused else "embedded"

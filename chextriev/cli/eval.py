@@ -16,6 +16,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--split", default="test", help="queries and gallery (default: %(default)s)")
     run.add_argument("-k", dest="ks", metavar="K,K,...", help="list lengths (default: those of the protocol)")
     run.add_argument("--protocol", default="default", help="conventions by name (default: %(default)s)")
+    engines = add_action(actions, "engines", "re-run the engines of a bundle over a data set, side by side", _engines)
+    engines.add_argument("bundle", type=Path, metavar="BUNDLE")
+    engines.add_argument("data", type=Path, metavar="DATA", help="a study table")
+    engines.add_argument("out", type=Path, metavar="OUT", help="folder; the same command goes on where it was stopped")
+    engines.add_argument("--engines", nargs="+", metavar="NAME", help="default: all of the bundle that can run here")
+    engines.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    engines.add_argument("--split", default="test", help="queries and gallery (default: %(default)s)")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -33,6 +40,18 @@ def _run(options: argparse.Namespace) -> None:
     evaluation = evaluate(read_embeddings(options.embeddings), protocol, split=options.split)
     write_evaluation(options.out, evaluation)
     emit(options, render_markdown(evaluation), evaluation.as_dict())
+
+
+def _engines(options: argparse.Namespace) -> None:
+    from chextriev.eval.engine_table import render_engines
+    from chextriev.eval.engines import EnginesSettings, compare_engines
+    from chextriev.study_table import read_study_table
+
+    names = None if options.engines is None else tuple(options.engines)
+    settings = EnginesSettings(engines=names, device=options.device, split=options.split)
+    found = compare_engines(options.bundle, read_study_table(options.data), options.out, settings)
+    reused = f"\n{options.out}: unchanged, reused: {', '.join(found.reused)}" if found.reused else ""
+    emit(options, render_engines(found) + reused, {**found.as_dict(), "reused": found.reused})
 
 
 def _list_lengths(text: str) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """`chextriev export`: checkpoints to bundles."""
 
 import argparse
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,12 +67,16 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _engines(options: argparse.Namespace) -> int:
+    from chextriev.artifact_files import SIGNATURE
     from chextriev.export.engines import ProofSettings, prove_engines
     from chextriev.study_table import read_study_table
 
     settings = ProofSettings(device=options.device, force=options.force, remake=options.remake)
+    signed = (options.bundle / SIGNATURE).exists()
     verdicts = prove_engines(options.bundle, read_study_table(options.data), options.engines, settings)
     emit(options, "\n".join(map(_in_words, verdicts)), [asdict(verdict) for verdict in verdicts])
+    if signed:
+        print("chextriev: note: the bundle has changed and lost its signature; sign it again", file=sys.stderr)
     return EXIT_REFUSED if any(verdict.status == "failed" for verdict in verdicts) else 0
 
 

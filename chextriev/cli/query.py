@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from chextriev.cli.encoders import add_encoder_options, open_chosen
 from chextriev.cli.output import emit, finish_parser, hit_as_json
 
 
@@ -15,18 +16,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, help="how many cases (default: 10)")
     parser.add_argument("--image-id", help="id of the image, to exclude itself (default: the file's name)")
     parser.add_argument("--patient-id", help="id of the patient, to exclude (default: looked up in the index)")
-    parser.add_argument("--engine", default="onnx", help="what executes the bundle (default: onnx)")
+    add_encoder_options(parser)
     finish_parser(parser, _query)
 
 
 def _query(options: argparse.Namespace) -> None:
-    from chextriev.encoder import open_encoder
     from chextriev.index.search import open_index
     from chextriev.radiograph import read_radiograph
 
     index = open_index(options.index)
     radiograph = read_radiograph(options.image, options.boxes, image_id=options.image_id)
-    embeddings = open_encoder(options.bundle, engine=options.engine).encode([radiograph])
+    embeddings = open_chosen(options).encode([radiograph])
     patients = [options.patient_id] if options.patient_id else None
     (hits,) = index.search(embeddings, options.k, patient_ids=patients)
     head = f"{radiograph.image_id}: {len(hits)} most similar cases (rank, cosine, image, findings)"
