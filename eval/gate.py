@@ -81,8 +81,10 @@ def budget_of(precision: str) -> Budget:
 def judge_engine(reference: EmbeddingSet, engine: EmbeddingSet, *, precision: str) -> Judgement:
     """Compare an engine's embeddings with those of fp32 PyTorch, of the same radiographs in the same order.
 
-    With fewer than ENOUGH_QUERIES queries the verdict rests on cosine, rank correlation and overlap, where float32
-    engines may swap neighbours whose scores tie; the changes are measured all the same.
+    With fewer than ENOUGH_QUERIES queries the verdict rests on cosine, rank correlation and overlap; of float32 engines
+    then every neighbour that is not PyTorch's must tie with its last one. The changes are measured all the same. An
+    engine with embeddings that have no cosine, as after an overflow, fails; they count as the opposite of PyTorch's.
+    InvalidValue where PyTorch's own have none.
     """
     budget = budget_of(precision)
     if reference.image_id.tolist() != engine.image_id.tolist() or not len(reference):
@@ -90,27 +92,36 @@ def judge_engine(reference: EmbeddingSet, engine: EmbeddingSet, *, precision: st
             f"{len(reference)} radiographs by PyTorch, {len(engine)} by the engine; the same, in the same order, are"
             " needed to compare them"
         )
-    for embeddings in (reference, engine):
-        check_vectors(embeddings)
+    check_vectors(reference)
+    engine, unusable = _with_cosines(engine, reference)
     measured = _nearness(reference, engine)
     queries, changes = _changes(reference, engine)
     measured |= changes | {"queries": queries}
     small = queries < ENOUGH_QUERIES
-    failures = _failures(measured, budget, swaps_may_tie=small and precision == "fp32")
+    failures = [f"{unusable} of {len(engine)} embeddings are zero or not finite"] if unusable else []
+    failures += _failures(measured, budget, by_ties=small and precision == "fp32")
     if not small:
         failures += _change_failures(measured, budget)
     remarks = (f"small sample, n={queries}",) if small else ()
     return Judgement(not failures, measured, budget, tuple(failures), remarks)
 
 
-def _failures(measured: Mapping[str, Any], budget: Budget, *, swaps_may_tie: bool) -> list[str]:
+def _with_cosines(engine: EmbeddingSet, reference: EmbeddingSet) -> tuple[EmbeddingSet, int]:
+    """The engine's embeddings, the opposite of PyTorch's for those that have no cosine, and how many these are."""
+    usable = np.isfinite(engine.vectors).all(axis=1) & (engine.vectors != 0).any(axis=1)  # [N] bool
+    vectors = np.where(usable[:, None], engine.vectors, -reference.vectors)
+    return replace(engine, vectors=vectors), int(np.count_nonzero(~usable))
+
+
+def _failures(measured: Mapping[str, Any], budget: Budget, *, by_ties: bool) -> list[str]:
     found = []
     for name, least in (("cosine", budget.cosine), ("rank_correlation", budget.rank_correlation)):
         if not measured[name] >= least:
             found.append(f"{name} {measured[name]:.5f} (at least {least:g})")
-    if swaps_may_tie and not measured["unexplained_swaps"]:
-        return found
-    if not measured["overlap"] >= budget.overlap:
+    swaps = measured["unexplained_swaps"]
+    if by_ties and swaps:
+        found.append(f"{swaps} neighbours are others than PyTorch's, and no score ties within {TIE:g}")
+    if not by_ties and not measured["overlap"] >= budget.overlap:
         found.append(f"overlap {measured['overlap']:.4f} (at least {budget.overlap:g})")
     return found
 
