@@ -57,7 +57,7 @@ class Verdict:
 
     status: "proven", "failed" (kept out of the bundle) or "unproven" (in it by force, or not measured). arithmetic:
     what the numbers depend on, as the processor's instructions or the GPU. budget, measured: by measure. data: digest,
-    split and numbers of radiographs and queries. command: repeats it. worst_layers: of an engine that
+    split, radiographs compared and those left out as unreadable. command: repeats it. worst_layers: of an engine that
     failed before some layers kept their precision, what reducing each layer alone does to the features.
     """
 
@@ -113,7 +113,7 @@ class BundleCard:
             part: {role: [_tensor(spec) for spec in specs] for role, specs in roles.items()}
             for part, roles in content["tensors"].items()
         }
-        content["engines"] = {name: EngineRecord(**record) for name, record in content["engines"].items()}
+        content["engines"] = {name: _engine(record) for name, record in content["engines"].items()}
         content["verdicts"] = [Verdict(**verdict) for verdict in content["verdicts"]]
         return cls(**content)
 
@@ -199,11 +199,18 @@ def open_bundle(directory: str | Path, *, signed_by: str | Path | None = None) -
     check_contents(directory, manifest)
     try:
         card = BundleCard.from_json(read_verified(directory, manifest, CARD_FILE).decode())
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedArtifact(
-            f"{directory / CARD_FILE} is not a bundle card of this release ({error}); export the bundle again"
+            f"{directory / CARD_FILE} is not a bundle card of this release ({error!s:.200}); export the bundle again"
         ) from error
     return EncoderBundle(directory, card, manifest)
+
+
+def _engine(content: dict[str, Any]) -> EngineRecord:
+    record = EngineRecord(**content)
+    if set(record.files) != set(PARTS) or not all(isinstance(name, str) for name in record.files.values()):
+        raise TypeError(f"an engine has a file for each of {', '.join(PARTS)}")
+    return record
 
 
 def _tensor(content: dict[str, Any]) -> TensorSpec:

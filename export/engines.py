@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chextriev.artifacts import publishing, seal
@@ -50,7 +50,8 @@ def prove_engines(
 
     The bundle's other files and its identity stay. The card gets a verdict for each engine on this kind of machine,
     also for one that was kept out. Ranges of integers are calibrated on the train split. An engine that is in the
-    bundle and proven on another machine stays in it, whatever the verdict here.
+    bundle and proven on another machine stays in it, whatever the verdict here; made anew as other files, it is proven
+    nowhere else.
     """
     settings, directory = settings or ProofSettings(), Path(directory)
     for name in names:
@@ -100,16 +101,22 @@ class _Proof:
 
     def prove(self, name: str) -> Verdict:
         """Make the engine unless it is there, judge it, and keep it or leave it out."""
-        before = self._workshop.bundle.card
-        maker = EngineMaker(name, self._workshop.bundle, self._table, self._settings.calibration)
-        for record, files in self._attempts(maker, before.engines.get(name)):
+        before = self._workshop.bundle
+        maker = EngineMaker(name, before, self._table, self._settings.calibration)
+        for record, files in self._attempts(maker, before.card.engines.get(name)):
             encoder, judgement = self._judge(name, record, files)
             verdict = self._verdict(encoder, judgement, maker)
             if judgement.passed:
                 break
-        elsewhere = any(known.engine == name and known.status == "proven" for known in before.verdicts)
+        card = before.card
+        if _remade(name, before, self._workshop.bundle):
+            card = replace(card, verdicts=[known for known in card.verdicts if known.engine != name])
+        elsewhere = any(
+            (known.engine, known.status) == (name, "proven") and known.arithmetic != verdict.arithmetic
+            for known in card.verdicts
+        )
         kept = record if verdict.status != "failed" or elsewhere else None
-        self._workshop.save(before.with_engine(name, kept).with_verdict(verdict), {})
+        self._workshop.save(card.with_engine(name, kept).with_verdict(verdict), {})
         return verdict
 
     def _attempts(self, maker: EngineMaker, present: EngineRecord | None) -> Iterable[tuple[EngineRecord, Files]]:
@@ -139,10 +146,23 @@ class _Proof:
             command=f"chextriev export engines BUNDLE DATA --engines {name}{option}",
             budget=judgement.budget_as_dict(),
             measured=dict(judgement.measured),
-            data={"study table": self._table.digest, "split": SPLIT, "radiographs": len(self._reference)},
+            data={
+                "study table": self._table.digest,
+                "split": SPLIT,
+                "radiographs": len(self._reference),
+                "unreadable": len(self._split) - len(self._reference),
+            },
             remarks=[*judgement.remarks, *judgement.failures],
             worst_layers=maker.worst_layers,
         )
+
+
+def _remade(name: str, before: EncoderBundle, after: EncoderBundle) -> bool:
+    """Whether an engine's files are others than they were, of which verdicts on other machines say nothing."""
+    record = before.card.engines.get(name)
+    if record is None:
+        return False
+    return any(before.manifest.files[file] != after.manifest.files.get(file) for file in _files_of(record))
 
 
 def _files_of(record: EngineRecord) -> list[str]:

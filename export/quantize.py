@@ -227,8 +227,9 @@ def _batches(crops: Crops, size: int) -> Iterator[Crops]:
 
 
 def _mean_cosine(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> float:
-    """In float64: what float16 costs is lost in the rounding of float32."""
-    first, second = ours.astype(np.float64), theirs.astype(np.float64)
+    """In float64: what float16 costs is lost in the rounding of float32. What overflowed counts as zero."""
+    first = np.where(np.isfinite(ours), ours, 0).astype(np.float64)
+    second = theirs.astype(np.float64)
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return float(((first * second).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)).mean())
 

@@ -53,7 +53,7 @@ class EngineEncoder(ABC):
 
     def stream(self, sources: Iterable[Source], *, batch: int = BATCH) -> Iterator[Embeddings]:
         """Encode any number of radiographs in order, `batch` at a time; at most twice as many are in memory."""
-        with closing(map_ahead(self._read, sources, ahead=2 * batch)) as crops:
+        with closing(map_ahead(self._read, sources, ahead=batch + 1)) as crops:
             for read in batched(crops, batch):
                 yield self._encode([name for name, _ in read], np.concatenate([cut for _, cut in read]))
 

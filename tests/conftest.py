@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("tests.export.tiny_bundle",)
+
 REAL_DATA = "CHEXTRIEV_REAL_DATA"
 
 
