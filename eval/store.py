@@ -45,13 +45,13 @@ def write_evaluation(out: str | Path, evaluation: Evaluation) -> Manifest:
 
 
 def evaluate_or_reuse(
-    embeddings: EmbeddingSet, directory: str | Path, protocol: Protocol = DEFAULT
+    embeddings: EmbeddingSet, directory: str | Path, protocol: Protocol = DEFAULT, *, split: str = "test"
 ) -> tuple[Evaluation, bool]:
-    """The evaluation of these embeddings' test split at `directory`, made unless it is there; and whether it was."""
+    """The evaluation of a split of these embeddings at `directory`, made unless it is there; and whether it was."""
     digests = {"embeddings": embeddings.digest, "encoder": embeddings.encoder_digest}
-    if find_current(Path(directory), KIND, recipe_of(protocol, split="test", **digests)) is not None:
+    if find_current(Path(directory), KIND, recipe_of(protocol, split=split, **digests)) is not None:
         return read_evaluation(directory), True
-    evaluation = evaluate(embeddings, protocol)
+    evaluation = evaluate(embeddings, protocol, split=split)
     write_evaluation(directory, evaluation)
     return evaluation, False
 

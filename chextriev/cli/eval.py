@@ -23,6 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engines.add_argument("--engines", nargs="+", metavar="NAME", help="default: all of the bundle that can run here")
     engines.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     engines.add_argument("--split", default="test", help="queries and gallery (default: %(default)s)")
+    engines.add_argument(
+        "--timed", type=int, default=50, metavar="N", help="radiographs timed one at a time (default: %(default)s)"
+    )
+    engines.add_argument(
+        "--processes", type=int, default=3, metavar="N", help="fresh starts of each engine (default: %(default)s)"
+    )
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -43,12 +49,14 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _engines(options: argparse.Namespace) -> None:
+    from chextriev.eval.engine_speed import SpeedSettings
     from chextriev.eval.engine_table import render_engines
     from chextriev.eval.engines import EnginesSettings, compare_engines
     from chextriev.study_table import read_study_table
 
     names = None if options.engines is None else tuple(options.engines)
-    settings = EnginesSettings(engines=names, device=options.device, split=options.split)
+    speed = SpeedSettings(latency_radiographs=options.timed, processes=options.processes)
+    settings = EnginesSettings(engines=names, device=options.device, split=options.split, speed=speed)
     found = compare_engines(options.bundle, read_study_table(options.data), options.out, settings)
     reused = f"\n{options.out}: unchanged, reused: {', '.join(found.reused)}" if found.reused else ""
     emit(options, render_engines(found) + reused, {**found.as_dict(), "reused": found.reused})
