@@ -84,7 +84,8 @@ def open_encoder(
     """Open one engine of a bundle on "cpu" or "cuda".
 
     proven: refuse an engine that the retrieval gate has not passed on this kind of machine (UnprovenEngine), as serving
-    does; PyTorch, which the others are compared with, needs no proof. UnknownEngine names the engines of the bundle, or what to install.
+    does; PyTorch, which the others are compared with, needs no proof. UnknownEngine names the
+    engines of the bundle, or what to install.
     """
     opened = bundle if isinstance(bundle, EncoderBundle) else open_bundle(bundle)
     opened.engine(engine)

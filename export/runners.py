@@ -53,6 +53,8 @@ class EngineEncoder(ABC):
 
     def stream(self, sources: Iterable[Source], *, batch: int = BATCH) -> Iterator[Embeddings]:
         """Encode any number of radiographs in order, `batch` at a time; at most twice as many are in memory."""
+        if batch < 1:
+            raise InvalidSetting(f"batch is {batch}; at least 1 radiograph is needed")
         with closing(map_ahead(self._read, sources, ahead=batch + 1)) as crops:
             for read in batched(crops, batch):
                 yield self._encode([name for name, _ in read], np.concatenate([cut for _, cut in read]))

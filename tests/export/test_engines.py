@@ -307,7 +307,7 @@ def test_unreadable_radiographs_are_left_out_and_counted(changed: Path, tmp_path
     assert open_bundle(changed).engine(INT8).made_by["calibration"]["radiographs"] == 1
     for row in range(2, 8):
         table.image_path(row).unlink(missing_ok=True)
-    with pytest.raises(EmptySplit, match="no radiograph to encode: .* all of its images are unreadable"):
+    with pytest.raises(EmptySplit, match=r"no radiograph to encode: .* all of its images are unreadable"):
         prove_engines(changed, table, [INT8], QUICK)
 
 

@@ -187,7 +187,7 @@ def test_a_folded_encoder_projects_no_edge_and_answers_alike(name: str) -> None:
 
 
 def test_an_encoders_engine_holds_no_weight_of_the_edge_projection(tmp_path: Path) -> None:
-    encoder = fresh_encoder(replace(VARIANTS["v6"], name="tiny", layers=1, **SMALL), WIDTH)
+    encoder = fresh_encoder(replace(VARIANTS["v6"], name="tiny", **SMALL), WIDTH)
     trained = TrainedEncoder(encoder, WIDTH, {})
     write_encoder(trained, tmp_path / "encoder.onnx")
     weights = numbers_in(tmp_path / "encoder.onnx")

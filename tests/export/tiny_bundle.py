@@ -4,7 +4,6 @@ The fixtures are those of `tests/conftest.py`; a bundle that a test changes is c
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from chextriev.train.backbones import Backbone
 
-SMALL = {"width": 32, "heads": 2, "head_width": 8}
+SMALL = {"width": 32, "heads": 2, "head_width": 8, "layers": 1}
 NARROW = ((8, 1, 1), (16, 1, 2), (32, 1, 2), (512, 1, 2))
 """Stages of a ResNet with a block each that ends in as many features as ResNet-50."""
 
@@ -87,10 +86,10 @@ def regions_made(tiny_study: StudyTable, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def regions(regions_made: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyBundle]:
+def regions(regions_made: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> TinyBundle:
     """The same, while the package's ResNet is the narrow one."""
     narrow(monkeypatch)
-    yield regions_made
+    return regions_made
 
 
 def narrow(patch: pytest.MonkeyPatch) -> None:
