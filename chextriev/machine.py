@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,6 +50,23 @@ def time_in_turn(works: Mapping[str, Callable[[], object]], *, repeats: int) -> 
 def median_ratio(slow: list[float], fast: list[float]) -> float:
     """How many times faster: the median over neighbouring repeats."""
     return median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far.
+
+    Linux states it in /proc. `ru_maxrss` is for other systems: on Linux it begins with what the parent held when it
+    started this process (execve takes it over), so a small child of a large parent seems large.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _processor() -> str:

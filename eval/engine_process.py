@@ -9,9 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-
-STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,7 @@ class ProcessAnswer:
 def measure_process(request: ProcessRequest) -> ProcessAnswer:
     """Open the engine, encode the first radiograph, look at the clock, encode the others."""
     from chextriev.encoder import open_encoder
+    from chextriev.machine import peak_memory_bytes
     from chextriev.radiograph import RegionBoxes, read_radiograph
 
     encoder = open_encoder(request.bundle, engine=request.engine, device=request.device)
@@ -60,21 +58,6 @@ def measure_process(request: ProcessRequest) -> ProcessAnswer:
         encoder.encode([read_radiograph(image.path, boxes, image_id=image.image_id)])
         cold_start_s = cold_start_s or time.monotonic() - request.begun_s
     return ProcessAnswer(cold_start_s, peak_memory_bytes())
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far.
-
-    Linux states it in /proc. `ru_maxrss` is for other systems: on Linux it begins with what the parent held when it
-    started this process (execve takes it over), so a small child of a large parent seems large.
-    """
-    if STATUS.exists():
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024 * int(line.split()[1])
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chextriev.eval.engine_labels import CHARACTER, LINE, RADIUS, Box, Label, Mark, place_labels
-from chextriev.eval.engine_process import peak_memory_bytes
+from chextriev.machine import peak_memory_bytes
 
 FRAME = Box(70, 56, 736, 366)
 ENGINES = ("torch-fp32", "onnx-fp32", "onnx-int8", "onnx-fp16", "tensorrt-fp16", "tensorrt-int8")
@@ -52,6 +52,6 @@ def test_a_fresh_process_refuses_in_words() -> None:
 
 def test_the_memory_of_a_child_is_not_that_of_its_parent() -> None:
     held = np.ones(40_000_000)  # 320 MB
-    words = [sys.executable, "-c", "from chextriev.eval.engine_process import *; print(peak_memory_bytes())"]
+    words = [sys.executable, "-c", "from chextriev.machine import *; print(peak_memory_bytes())"]
     child = int(subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout)
     assert 5e6 < child < held.nbytes < peak_memory_bytes()
