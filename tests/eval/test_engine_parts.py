@@ -1,14 +1,20 @@
-"""What `eval engines` is made of: names in the picture, and the fresh process that start and memory are measured in."""
+"""What `eval engines` is made of: names in the picture, files of an engine, and the fresh process that is measured."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from chextriev.artifacts import seal
+from chextriev.bundle import CARD_FILE, KIND, PARTS, EngineRecord, open_bundle
+from chextriev.encoder import open_encoder
+from chextriev.eval.engine_identity import engine_files
 from chextriev.eval.engine_labels import CHARACTER, LINE, RADIUS, Box, Label, Mark, place_labels
 from chextriev.machine import peak_memory_bytes
+from tests.export.tiny_bundle import TinyBundle
 
 FRAME = Box(70, 56, 736, 366)
 ENGINES = ("torch-fp32", "onnx-fp32", "onnx-int8", "onnx-fp16", "tensorrt-fp16", "tensorrt-int8")
@@ -55,3 +61,21 @@ def test_the_memory_of_a_child_is_not_that_of_its_parent() -> None:
     words = [sys.executable, "-c", "from chextriev.machine import *; print(peak_memory_bytes())"]
     child = int(subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout)
     assert 5e6 < child < held.nbytes < peak_memory_bytes()
+
+
+def test_the_files_of_a_plan_are_those_of_this_machine(ath: TinyBundle, tmp_path: Path) -> None:
+    other = ath.copy_to(tmp_path / "bundle")
+    encoder = open_encoder(other)
+    plans = {}
+    for gpu in ("NVIDIA A2", "NVIDIA L4"):
+        files = {part: f"tensorrt-fp16/{gpu[-2:]}/{part}.plan" for part in PARTS}
+        plans[gpu] = {"runtime": "tensorrt", "version": "10.16.0", "gpu": gpu, **files}
+        for name in files.values():
+            (other / name).parent.mkdir(parents=True, exist_ok=True)
+            (other / name).write_text(name)
+    record = EngineRecord(dict(encoder.bundle.engine("onnx-fp32").files), plans=plans)
+    (other / CARD_FILE).write_text(encoder.bundle.card.with_engine("tensorrt-fp16", record).to_json())
+    seal(other, KIND, encoder.bundle.manifest.recipe)
+    encoder.bundle, encoder.engine = open_bundle(other), "tensorrt-fp16"
+    encoder.arithmetic = "TensorRT 10.16.0 for NVIDIA L4"
+    assert set(engine_files(encoder)) == {f"tensorrt-fp16/L4/{part}.plan" for part in PARTS}
