@@ -110,8 +110,8 @@ class BundleCard:
         content["spec"] = system_from_dict(content["spec"])
         content["crops"] = CropSpec(**content["crops"])
         content["tensors"] = {
-            part: {role: [_tensor(spec) for spec in specs] for role, specs in roles.items()}
-            for part, roles in content["tensors"].items()
+            part: {role: [_tensor(spec) for spec in content["tensors"][part][role]] for role in ("inputs", "outputs")}
+            for part in PARTS
         }
         content["engines"] = {name: _engine(record) for name, record in content["engines"].items()}
         content["verdicts"] = [Verdict(**verdict) for verdict in content["verdicts"]]

@@ -31,6 +31,8 @@ class OnnxEncoder(EngineEncoder):
             part: open_session(bundle.read(name), device, where=f"{bundle.directory / name}")
             for part, name in files.items()
         }
+        for part, session in self._sessions.items():
+            _check_tensors(session, part, bundle)
         self._names = [tensor.name for tensor in bundle.card.tensors[ENCODER]["outputs"]]
         self.arithmetic = onnx_arithmetic(device)
 
@@ -74,6 +76,17 @@ class OnnxExtractor:
         return np.asarray(features, np.float32)
 
 
+def _check_tensors(session: Any, part: str, bundle: EncoderBundle) -> None:
+    """DamagedArtifact where a model's inputs or outputs have other names than the card gives them."""
+    for role, found in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
+        names, wanted = ({tensor.name for tensor in side} for side in (found, bundle.card.tensors[part][role]))
+        if names != wanted:
+            raise DamagedArtifact(
+                f"{bundle.directory}: {part} has the {role} {', '.join(sorted(names))}; its card says"
+                f" {', '.join(sorted(wanted))}; export the bundle again"
+            )
+
+
 def open_session(model: bytes, device: str = "cpu", *, where: str = "the model") -> Any:
     """An ONNX Runtime session on "cpu" or "cuda", of a model that holds all of its data itself.
 
@@ -85,8 +98,11 @@ def open_session(model: bytes, device: str = "cpu", *, where: str = "the model")
     if provider not in onnxruntime.get_available_providers():
         raise MissingDependency(f"this ONNX Runtime cannot use {device}; run: pip install 'chextriev[gpu-export]'")
     check_onnx(model, where=where)
+    options = session_options()
+    # Planned memory would lie beside that of the first call: 120 MB more for 18 crops of ResNet50, at the same speed.
+    options.enable_mem_pattern = device != "cpu"
     try:
-        return onnxruntime.InferenceSession(model, session_options(), providers=[provider])
+        return onnxruntime.InferenceSession(model, options, providers=[provider])
     except (
         faults.Fail,
         faults.InvalidProtobuf,

@@ -1,6 +1,5 @@
 """Folding changes no answer: grey convolutions with a border map, no norm and no edge projection left to compute."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,17 @@ from onnx import numpy_helper
 from torch import nn
 
 from chextriev.artifacts import file_digest
-from chextriev.bundle import DEFAULT, REGION_BACKBONE, open_bundle
+from chextriev.bundle import DEFAULT, ENCODER, REFERENCE, REGION_BACKBONE, open_bundle
 from chextriev.errors import InvalidSetting
-from chextriev.export.build_bundle import relative_difference, write_encoder, write_region_backbone
-from chextriev.export.checkpoint import TrainedEncoder
+from chextriev.export.build_bundle import relative_difference, write_region_backbone
 from chextriev.export.fold import FoldedAttention, GreyConvolution, fold_backbone, fold_encoder
-from chextriev.preprocess import CropSpec
+from chextriev.export.torch_weights import read_weights, restore_encoder
 from chextriev.study_table import StudyTable
 from chextriev.systems import SYSTEMS, new_system
 from chextriev.train.backbones import BACKBONES, Backbone, load_backbone, region_extractor
 from chextriev.train.graph_transformer import GraphTransformer
-from chextriev.variants import VARIANTS
 from tests.export.tiny_bundle import (
     ATH_SEED,
-    SMALL,
     TinyBundle,
     fresh_encoder,
     make_bundle,
@@ -121,39 +117,49 @@ def test_the_border_map_is_zero_but_near_the_border(name: str, monkeypatch: pyte
     assert all(torch.equal(tensor, before[key]) for key, tensor in backbone.module.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["resnet50", "res2net50", "densenet121", "ath"])
+@pytest.mark.parametrize("name", ["res2net50", "densenet121"])
 def test_engines_see_one_channel_and_have_no_norm_after_a_convolution(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shallow(monkeypatch)
-    assert_folded(random_backbone(name), tmp_path / "engine.onnx", name)
+    write_region_backbone(random_backbone(name), tmp_path / "engine.onnx")
+    assert_folded((tmp_path / "engine.onnx").read_bytes(), name)
+
+
+def test_engines_of_bundles_see_one_channel_and_have_no_norm(ath: TinyBundle, regions_made: TinyBundle) -> None:
+    assert_folded(backbone_engine(ath), "ath")
+    assert_folded(backbone_engine(regions_made), "resnet50")
+
+
+def backbone_engine(tiny: TinyBundle) -> bytes:
+    bundle = open_bundle(tiny.folder)
+    return bundle.read(bundle.engine(DEFAULT).files[REGION_BACKBONE])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_whole_engines_see_one_channel_and_have_no_norm_after_a_convolution(name: str, tmp_path: Path) -> None:
-    assert_folded(random_backbone(name), tmp_path / "engine.onnx", name)
+    write_region_backbone(random_backbone(name), tmp_path / "engine.onnx")
+    assert_folded((tmp_path / "engine.onnx").read_bytes(), name)
 
 
-def assert_folded(backbone: Backbone, path: Path, name: str) -> None:
-    write_region_backbone(backbone, path, CropSpec(size_of(name)))
-    graph = onnx.load(path).graph
+def assert_folded(engine: bytes, name: str) -> None:
+    graph = onnx.load_model_from_string(engine).graph
     producers = {output: node.op_type for node in graph.node for output in node.output}
     norms = [node for node in graph.node if node.op_type == "BatchNormalization"]
     assert bool(norms) == (name == "densenet121")  # those before a convolution stay
     assert "Conv" not in {producers[node.input[0]] for node in norms}
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     seeing = [node for node in graph.node if node.op_type == "Conv" and producers[node.input[0]] == "Cast"]
-    assert len(seeing) == len(backbone.module.stem)
+    assert len(seeing) == (2 if name == "ath" else 1)
     assert {shapes[node.input[1]][1] for node in seeing} == {1}
     (crops,) = graph.input
     size = size_of(name)
     assert [dim.dim_value for dim in crops.type.tensor_type.shape.dim] == [0, 1, size, size]
 
 
-def test_efficientnet_has_no_norm_left(lite0_engine: bytes) -> None:
-    nodes = onnx.load_model_from_string(lite0_engine).graph.node
-    assert "BatchNormalization" not in {node.op_type for node in nodes}
+def test_efficientnet_sees_one_channel_and_has_no_norm(lite0_engine: bytes) -> None:
+    assert_folded(lite0_engine, "efficientnet-lite0")
 
 
 def test_a_norm_without_statistics_is_refused() -> None:
@@ -186,19 +192,16 @@ def test_a_folded_encoder_projects_no_edge_and_answers_alike(name: str) -> None:
         torch.testing.assert_close(getattr(ours, output), getattr(theirs, output), rtol=0, atol=1e-6)
 
 
-def test_an_encoders_engine_holds_no_weight_of_the_edge_projection(tmp_path: Path) -> None:
-    encoder = fresh_encoder(replace(VARIANTS["v6"], name="tiny", **SMALL), WIDTH)
-    trained = TrainedEncoder(encoder, WIDTH, {})
-    write_encoder(trained, tmp_path / "encoder.onnx")
-    weights = numbers_in(tmp_path / "encoder.onnx")
+def test_an_encoders_engine_holds_no_weight_of_the_edge_projection(regions: TinyBundle) -> None:
+    bundle = open_bundle(regions.folder)
+    engine, weights = (bundle.engine(name).files[ENCODER] for name in (DEFAULT, REFERENCE))
+    graph = onnx.load_model_from_string(bundle.read(engine)).graph
+    numbers = [numpy_helper.to_array(tensor) for tensor in graph.initializer]
+    encoder = restore_encoder(bundle.card.spec, read_weights(bundle.read(weights), Path(weights)))
     attention = encoder.transformer.layers[0].attention
-    assert not holds(weights, attention.edge.weight)
-    assert holds(weights, attention.query.weight)  # so the search would find it
-    assert holds(weights, attention.project_edges(encoder.transformer.edge_vectors()))
-
-
-def numbers_in(path: Path) -> list[np.ndarray]:
-    return [numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+    assert not holds(numbers, attention.edge.weight)
+    assert holds(numbers, attention.query.weight)  # so the search would find it
+    assert holds(numbers, attention.project_edges(encoder.transformer.edge_vectors()))
 
 
 def holds(arrays: list[np.ndarray], tensor: torch.Tensor) -> bool:
@@ -216,6 +219,6 @@ def test_one_backbone_engine_serves_every_system_on_it(
     made = make_bundle(tmp_path, tiny_study, other, random_backbone("resnet50"))
     bundles = [open_bundle(tiny.folder) for tiny in (regions, made)]
     assert len({bundle.digest for bundle in bundles}) == 2
-    for engine in ("torch-fp32", DEFAULT):
+    for engine in (REFERENCE, DEFAULT):
         digests = [file_digest(item.directory / item.engine(engine).files[REGION_BACKBONE]) for item in bundles]
         assert digests[0] == digests[1]

@@ -168,7 +168,7 @@ def fresh_encoder(system: SystemSpec, width: int, seed: int = 0) -> "torch.nn.Mo
 def small_form(system: SystemSpec) -> SystemSpec:
     """The system, narrow where it can be."""
     if hasattr(system, "heads"):
-        return replace(system, name="tiny", **SMALL)
+        return replace(system, name="tiny", **{**SMALL, "layers": system.layers})
     return replace(system, name="tiny", hidden=32) if hasattr(system, "hidden") else system
 
 
