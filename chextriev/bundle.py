@@ -58,7 +58,8 @@ class Verdict:
     status: "proven", "failed" (kept out of the bundle) or "unproven" (in it by force, or not measured). arithmetic:
     what the numbers depend on, as the processor's instructions or the GPU. budget, measured: by measure. data: digest,
     split, radiographs compared and those left out as unreadable. command: repeats it. worst_layers: of an engine that
-    failed before some layers kept their precision, what reducing each layer alone does to the features.
+    failed before some layers kept their precision, what reducing each layer alone does to the features. files: sha256
+    of each file that was measured.
     """
 
     engine: str
@@ -71,6 +72,7 @@ class Verdict:
     data: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     worst_layers: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -171,16 +173,22 @@ class EncoderBundle:
         """Bytes of an engine's files."""
         return sum(int(self.manifest.files[name]["size"]) for name in set(self.engine(engine).files.values()))
 
+    def engine_files(self, name: str) -> dict[str, str]:
+        """sha256 (hex) of each file of an engine, without TensorRT's plans."""
+        return {file: str(self.manifest.files[file]["sha256"]) for file in self.engine(name).files.values()}
+
     def check_proven(self, name: str, arithmetic: str) -> Verdict:
         """The verdict that lets an engine serve on this kind of machine; UnprovenEngine where there is none."""
-        self.engine(name)
+        files = self.engine_files(name)
         verdicts: Mapping[str, Verdict] = {
             verdict.arithmetic: verdict for verdict in self.card.verdicts if verdict.engine == name
         }
         found = verdicts.get(arithmetic)
-        if found is None or found.status != "proven":
+        if found is None or found.status != "proven" or found.files != files:
             others = ", ".join(key for key, verdict in verdicts.items() if verdict.status == "proven")
-            known = f"it is {found.status} here" if found else f"it is proven on {others or 'no machine'}"
+            known = f"it is proven on {others or 'no machine'}"
+            if found is not None:
+                known = f"it is {found.status} here" if found.status != "proven" else "other files of it were proven"
             raise UnprovenEngine(
                 f"engine {name} of {self.directory} may not serve on {arithmetic}: {known}; prove it on this machine:"
                 f" chextriev export engines BUNDLE DATA --engines {name}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from chextriev.artifacts import publishing, seal
 from chextriev.bundle import (
     CARD_FILE,
+    DEFAULT,
     ENGINES,
     KIND,
     REFERENCE,
@@ -109,19 +110,27 @@ class _Proof:
             if judgement.passed:
                 break
         card = before.card
-        if _remade(name, before, self._workshop.bundle):
+        remade = _remade(name, before, self._workshop.bundle)
+        if remade and verdict.status == "failed":  # the engine that was there stays, with what is known of it
+            record = card.engines[name]
+            self._workshop.save(card, {file: before.read(file) for file in _files_of(record)})
+            return replace(
+                verdict, remarks=[*verdict.remarks, "the engine made anew was dropped; the former one stays"]
+            )
+        if remade:
             card = replace(card, verdicts=[known for known in card.verdicts if known.engine != name])
         elsewhere = any(
             (known.engine, known.status) == (name, "proven") and known.arithmetic != verdict.arithmetic
             for known in card.verdicts
         )
-        kept = record if verdict.status != "failed" or elsewhere else None
+        source = name == DEFAULT  # other engines are made from it; serving refuses it all the same
+        kept = record if verdict.status != "failed" or elsewhere or source else None
         self._workshop.save(card.with_engine(name, kept).with_verdict(verdict), {})
         return verdict
 
     def _attempts(self, maker: EngineMaker, present: EngineRecord | None) -> Iterable[tuple[EngineRecord, Files]]:
         """(record, new files) of an engine that is there, or of each form in which it can be made."""
-        if present is None or (self._settings.remake and maker.name != "onnx-fp32"):
+        if present is None or (self._settings.remake and maker.name != DEFAULT):
             return maker.attempts()
         if maker.name.startswith("tensorrt") and not has_plan(present):
             return [maker.planned(present)]
@@ -154,6 +163,7 @@ class _Proof:
             },
             remarks=[*judgement.remarks, *judgement.failures],
             worst_layers=maker.worst_layers,
+            files=self._workshop.bundle.engine_files(name),
         )
 
 

@@ -36,7 +36,8 @@ class TorchEncoder(EngineEncoder):
 
     @torch.inference_mode()
     def _features(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        features: torch.Tensor = self._extractor(torch.from_numpy(crops).to(self.device))
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else a GPU rounds fp32 to 10 bits
+            features: torch.Tensor = self._extractor(torch.from_numpy(crops).to(self.device))
         return np.asarray(features.cpu().numpy())
 
     @torch.inference_mode()
