@@ -18,8 +18,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data = _add(parts, "data", "scene graphs/s of `data prepare`, radiographs/s of the feature stage", _data)
     data.add_argument("--scene-graphs", type=int, default=6000, metavar="N")
     data.add_argument("--radiographs", type=int, default=12, metavar="N")
-    encode = _add(parts, "encode", "one radiograph to its embedding: PyTorch against the exported engines", _encode)
+    encode = _add(parts, "encode", "a radiograph to its embedding: the published pipeline against the engines", _encode)
     encode.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    encode.add_argument("--repeats", type=int, metavar="N", help="turns of each part; their median counts")
     for part in (data, encode):
         part.add_argument("--backbone", help="default: efficientnet-lite0 for data, resnet50 for encode")
     _add(parts, "train", "training steps from cached features against running the backbone every step", _train)
@@ -69,8 +70,12 @@ def _data(options: argparse.Namespace) -> Content:
 def _encode(options: argparse.Namespace) -> Content:
     from chextriev.export.bench import EncodeBenchSettings, bench_encode
 
-    backbone = options.backbone or EncodeBenchSettings.backbone
-    return bench_encode(EncodeBenchSettings(backbone=backbone, device=options.device))
+    settings = EncodeBenchSettings(
+        backbone=options.backbone or EncodeBenchSettings.backbone,
+        device=options.device,
+        repeats=options.repeats or EncodeBenchSettings.repeats,
+    )
+    return bench_encode(settings)
 
 
 def _train(_: argparse.Namespace) -> Content:
