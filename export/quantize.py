@@ -21,6 +21,7 @@ import onnx
 from onnx import numpy_helper
 
 from chextriev.errors import InvalidSetting, UnbuildableEngine
+from chextriev.export.channels_last import pool_channels_last
 from chextriev.export.onnx_runner import open_session
 from chextriev.export.qdq_for_tensorrt import make_symmetric_qdq, quantizable, to_float16
 from chextriev.export.qdq_for_tensorrt import measure_ranges as measure_symmetric_ranges
@@ -180,6 +181,7 @@ def quantize(model: bytes, ranges: Ranges, *, keep: Collection[str] = ()) -> byt
             calibration_cache_path=stored,
         )
         quantized = onnx.load(path)
+    pool_channels_last(quantized)
     del quantized.metadata_props[:]
     content: bytes = quantized.SerializeToString(deterministic=True)
     return content

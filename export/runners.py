@@ -19,8 +19,9 @@ from chextriev.radiograph import Radiograph
 BATCH = 8
 """Radiographs encoded at once: 144 crops."""
 
-CROPS_AT_ONCE = {"cpu": 36, "cuda": 576}
-"""Crops that a backbone sees at once, by device: a processor gains nothing from more, and memory grows with them."""
+CROPS_AT_ONCE = {"cpu": 18, "cuda": 576}
+"""Crops that a backbone sees at once, by device: a processor gains nothing from more than those of one radiograph, and
+memory grows with them."""
 
 Item = TypeVar("Item")
 Array = npt.NDArray[Any]
