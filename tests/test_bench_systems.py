@@ -8,6 +8,7 @@ import pytest
 from chextriev.cli import EXIT_REFUSED, main
 
 
+@pytest.mark.slow
 def test_systems_are_trained_with_their_seeds_and_reused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["bench", "systems", "--work", str(tmp_path / "work"), "--patients", "40", "--seeds", "0", "1"]
     words += ["--systems", "global-cnn", "v0-global"]

@@ -20,7 +20,7 @@ def test_every_figure_is_there() -> None:
     assert features["decode_and_crop_per_s"] > 0
     assert set(features["extract_per_s"]) == set(features["stage_per_s"]) == {"torch", "onnx"}
     assert features["ratio"]["torch"] == 1.0
-    assert set(found["machine"]) == {"cores", "cpu", "python"}
+    assert set(found["machine"]) == {"arithmetic", "cores", "cpu", "python"}
 
 
 def test_settings_and_engines_are_checked() -> None:
