@@ -104,7 +104,9 @@ class _Proof:
         """Make the engine unless it is there, judge it, and keep it or leave it out."""
         before = self._workshop.bundle
         maker = EngineMaker(name, before, self._table, self._settings.calibration)
-        for record, files in self._attempts(maker, before.card.engines.get(name)):
+        present = before.card.engines.get(name)
+        former = {} if present is None else {file: before.read(file) for file in _files_of(present)}
+        for record, files in self._attempts(maker, present):
             encoder, judgement = self._judge(name, record, files)
             verdict = self._verdict(encoder, judgement, maker)
             if judgement.passed:
@@ -112,8 +114,7 @@ class _Proof:
         card = before.card
         remade = _remade(name, before, self._workshop.bundle)
         if remade and verdict.status == "failed":  # the engine that was there stays, with what is known of it
-            record = card.engines[name]
-            self._workshop.save(card, {file: before.read(file) for file in _files_of(record)})
+            self._workshop.save(card, former)
             return replace(
                 verdict, remarks=[*verdict.remarks, "the engine made anew was dropped; the former one stays"]
             )

@@ -253,6 +253,22 @@ def test_other_files_are_proven_nowhere_else(added: TinyBundle, changed: Path, m
     assert verdict_of(bundle, HALF).status == "proven"
 
 
+def test_a_remake_that_fails_leaves_the_former_engine(
+    added: TinyBundle, changed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_bundle(changed)
+    monkeypatch.setattr("chextriev.export.make_engines.EngineMaker.STEPS", (1,))
+    unreachable(monkeypatch)
+    other = replace(QUICK.calibration, quantile=0.99)
+    (verdict,) = prove_engines(changed, added.table, [INT8], replace(QUICK, remake=True, calibration=other))
+    assert verdict.status == "failed"
+    assert "the former one stays" in verdict.remarks[-1]
+    after = open_bundle(changed)
+    assert after.engine_files(INT8) == before.engine_files(INT8)
+    assert after.card == before.card
+    after.verify()
+
+
 def test_an_engine_that_overflows_is_a_verdict(
     ath: TinyBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
