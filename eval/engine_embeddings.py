@@ -6,18 +6,17 @@ it is whole or not there, and belongs to exactly one recipe. When all are there 
 """
 
 import csv
-import io
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.artifacts import Recipe, check_output, find_current, publishing, read_manifest, seal, write_text
+from chextriev.artifacts import Recipe, check_output, find_current, publishing, read_manifest, seal
 from chextriev.embedding_set import (
     KIND,
     VECTORS_FILE,
@@ -31,6 +30,7 @@ from chextriev.errors import BoxError, DamagedArtifact, EmptySplit, ImageError, 
 from chextriev.eval.engine_identity import Subject
 from chextriev.progress import track_batches
 from chextriev.radiograph import Radiograph
+from chextriev.refusals import Refusal, write_refusals
 from chextriev.scratch import remove
 from chextriev.study_table import StudyTable
 
@@ -41,16 +41,6 @@ BATCH = 8
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A radiograph without an embedding. row: of the split. reason: name of the error. detail: its words."""
-
-    row: int
-    image_id: str
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,15 +87,6 @@ def read_refusals(directory: Path) -> list[Refusal]:
             ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DamagedArtifact(f"{path} cannot be read ({error}); delete {directory} and run again") from error
-
-
-def write_refusals(refusals: Sequence[Refusal], path: Path) -> None:
-    """Write `quarantine.csv`, one line a radiograph."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.name for column in fields(Refusal)])
-    writer.writerows(astuple(refusal) for refusal in refusals)
-    write_text(path, text.getvalue())
 
 
 class _Shards:

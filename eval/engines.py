@@ -30,7 +30,7 @@ from chextriev.errors import (
     UnknownEngine,
 )
 from chextriev.eval.engine_comparison import EngineComparison, EngineResult
-from chextriev.eval.engine_embeddings import QUARANTINE_FILE, Streamed, embed_split, write_refusals
+from chextriev.eval.engine_embeddings import QUARANTINE_FILE, Streamed, embed_split
 from chextriev.eval.engine_identity import (
     DISTRIBUTIONS,
     OTHERS,
@@ -47,6 +47,7 @@ from chextriev.eval.gate import Judgement, judge_engine
 from chextriev.eval.run import check_vectors
 from chextriev.eval.store import evaluate_or_reuse
 from chextriev.machine import describe_machine
+from chextriev.refusals import write_refusals
 from chextriev.scratch import locked
 from chextriev.study_table import StudyTable
 

@@ -12,8 +12,9 @@ from chextriev.encoder import Encoder
 from chextriev.errors import DigestMismatch, EmptySplit
 from chextriev.export.runners import BATCH, batched
 from chextriev.progress import track
+from chextriev.refusals import Refusal, write_refusals
 from chextriev.study_table import StudyTable
-from chextriev.train.crop_stream import FeatureSettings, Refusal, crops_in_order, write_refusals
+from chextriev.train.crop_stream import FeatureSettings, crops_in_order
 from chextriev.train.feature_store import QUARANTINE_FILE, RegionFeatures
 from chextriev.train.features import PIXELS
 

@@ -18,8 +18,9 @@ from chextriev.export.tensorrt_runner import plan_entry
 from chextriev.export.to_tensorrt import backbone_settings, build_plan, encoder_settings
 from chextriev.optional import require
 from chextriev.progress import track
+from chextriev.refusals import Refusal
 from chextriev.study_table import StudyTable
-from chextriev.train.crop_stream import FeatureSettings, Refusal, crops_in_order
+from chextriev.train.crop_stream import FeatureSettings, crops_in_order
 
 Files = dict[str, bytes]
 

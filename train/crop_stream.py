@@ -1,19 +1,16 @@
 """Decode and crop radiographs in threads ahead of the consumer, in order and in bounded memory."""
 
-import csv
-import io
-from collections.abc import Generator, Sequence
-from dataclasses import astuple, dataclass, field, fields
-from pathlib import Path
+from collections.abc import Generator
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from chextriev.ahead import map_ahead
-from chextriev.artifacts import write_text
 from chextriev.errors import BoxError, ImageError, InvalidSetting, InvalidValue
 from chextriev.preprocess import CropSpec, region_crops
 from chextriev.radiograph import read_pixels
+from chextriev.refusals import Refusal
 from chextriev.study_table import StudyTable
 
 SHARD_BYTES = 64 * 1024**2
@@ -43,25 +40,6 @@ class FeatureSettings:
     def rows_a_shard(self, radiographs: int, row_bytes: int) -> int:
         """Radiographs a file, for a table of this many, each of so many bytes."""
         return self.shard_rows or max(1, min(max(radiographs // 16, 16), 512, SHARD_BYTES // row_bytes))
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A radiograph that yields no features. reason: name of the error. detail: its words, paths from the image root."""
-
-    row: int
-    image_id: str
-    reason: str
-    detail: str
-
-
-def write_refusals(refusals: Sequence[Refusal], path: Path) -> None:
-    """Write a quarantine list, one line a radiograph, so that readers see the old or the new one."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.name for column in fields(Refusal)])
-    writer.writerows(astuple(refusal) for refusal in refusals)
-    write_text(path, text.getvalue())
 
 
 Crops = npt.NDArray[np.uint8]  # [spec.count, size, size]

@@ -43,7 +43,7 @@ from chextriev.errors import (
     OutputExists,
     UnreadableImage,
 )
-from chextriev.train.crop_stream import Refusal, write_refusals
+from chextriev.refusals import Refusal, write_refusals
 
 KIND = "region features"
 STORE_FILE = "store.json"

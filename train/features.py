@@ -21,9 +21,10 @@ from chextriev.artifacts import MANIFEST, Manifest, Recipe, check_output, digest
 from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue
 from chextriev.preprocess import CropSpec
 from chextriev.progress import track
+from chextriev.refusals import Refusal
 from chextriev.study_table import StudyTable
 from chextriev.train.backbones import Backbone, region_extractor
-from chextriev.train.crop_stream import Crops, FeatureSettings, Refusal, crops_in_order
+from chextriev.train.crop_stream import Crops, FeatureSettings, crops_in_order
 from chextriev.train.feature_store import KIND, RegionFeatures, Row, Shard, StoreKey, StoreWriter, open_features
 
 __all__ = [

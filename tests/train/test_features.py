@@ -24,9 +24,10 @@ from chextriev.errors import (
     OutputExists,
 )
 from chextriev.preprocess import CropSpec, region_crops
+from chextriev.refusals import Refusal
 from chextriev.study_table import StudyTable, read_study_table
 from chextriev.train.backbones import load_backbone, region_extractor
-from chextriev.train.crop_stream import Refusal, crops_in_order
+from chextriev.train.crop_stream import crops_in_order
 from chextriev.train.feature_store import FLOAT16_ABSOLUTE_ERROR, FLOAT16_RELATIVE_ERROR
 from chextriev.train.features import FeatureSettings, TorchExtractor, compute_features, open_features
 from tests.tiny import write_tiny_table

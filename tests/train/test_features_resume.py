@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chextriev import refusals
 from chextriev.artifacts import MANIFEST
 from chextriev.errors import (
     DamagedArtifact,
@@ -18,7 +19,7 @@ from chextriev.errors import (
     UnreadableImage,
 )
 from chextriev.study_table import StudyTable
-from chextriev.train import crop_stream, feature_store
+from chextriev.train import feature_store
 from chextriev.train.features import compute_features, open_features
 from tests.train.extractors import IMAGES, SETTINGS, Means, shards
 
@@ -42,7 +43,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from chextriev.study_table import read_study_table
-from chextriev.train import crop_stream, feature_store
+from chextriev import refusals
+from chextriev.train import feature_store
 from chextriev.train.features import compute_features
 from tests.train.extractors import SETTINGS, Means
 
@@ -180,7 +182,7 @@ def test_a_retry_that_is_interrupted_goes_on(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(feature_store, "write_bytes", interrupted)
-        patch.setattr(crop_stream, "write_text", lambda path, text: interrupted(path, text.encode()))
+        patch.setattr(refusals, "write_text", lambda path, text: interrupted(path, text.encode()))
         compute_features(own, out, Means(), settings=SETTINGS)
     with pytest.raises(NotAnArtifact):
         open_features(out)
