@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 OUT ?= demo
 BIN := .venv/bin
-STAGES := train export index eval
+STAGES := train export serving index eval
 STAMP := .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

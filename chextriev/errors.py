@@ -24,6 +24,13 @@ status 2; from Python, catch the branch you can mend::
     │   ├── OtherMachine
     │   ├── TrainingDiverged
     │   └── OutputExists
+    ├── ServingError              what a server answered, or that it did not
+    │   ├── ServerUnavailable     Overloaded
+    │   ├── DeadlineExpired
+    │   ├── RequestRefused        UnknownModel
+    │   ├── UntrustedServer
+    │   ├── ServerFailed
+    │   └── ServerNotStarted
     ├── MissingDependency
     └── WeightsUnavailable
 """
@@ -244,6 +251,49 @@ class TrainingDiverged(ArtifactError):
 
 class OutputExists(ArtifactError):
     """The output path holds something that this stage did not make."""
+
+
+class ServingError(ChextrievError):
+    """A request that a server did not answer as asked.
+
+    request: the id of the request, as the server's log has it; None where no request was sent.
+    """
+
+    def __init__(self, message: str, *, request: str | None = None) -> None:
+        super().__init__(message)
+        self.request = request
+
+
+class ServerUnavailable(ServingError):
+    """Nothing answers at the address, or the connection broke; a retry may help."""
+
+
+class Overloaded(ServerUnavailable):
+    """The server's queue is full: it answers, but has no time for this request now."""
+
+
+class DeadlineExpired(ServingError):
+    """No answer before the deadline."""
+
+
+class RequestRefused(ServingError):
+    """The server refuses the input, in its words."""
+
+
+class UnknownModel(RequestRefused):
+    """The server has no model of this name and version."""
+
+
+class UntrustedServer(ServingError):
+    """The two ends do not trust each other's certificate, or one speaks TLS and the other does not."""
+
+
+class ServerFailed(ServingError):
+    """The server broke while it answered."""
+
+
+class ServerNotStarted(ServingError):
+    """A local server did not become ready."""
 
 
 class MissingDependency(ChextrievError, ImportError):

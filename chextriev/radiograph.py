@@ -1,16 +1,17 @@
 """A radiograph and the boxes of its 18 regions, checked when they are made."""
 
+import io
 import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from chextriev.anatomy import N_REGIONS, Region
@@ -131,20 +132,39 @@ def read_pixels(path: str | Path) -> npt.NDArray[np.uint8]:
     They are those that Pillow reads, whatever decodes them here. Raises UnreadableImage for anything else, EmptyImage
     where every pixel is equal.
     """
+    return _decode(path, ("JPEG", "PNG"), where=str(path))
+
+
+def decode_pixels(content: bytes, *, where: str) -> npt.NDArray[np.uint8]:
+    """`read_pixels` of a file's bytes, or of raw pixels as `raw_image` writes them; `where` names them in errors."""
+    return _decode(
+        io.BytesIO(content), ("JPEG", "PNG", "PPM") if content[:2] == b"P5" else ("JPEG", "PNG"), where=where
+    )
+
+
+def raw_image(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Pixels [height, width] uint8 with a header that says their size: a portable graymap of 8 bits (Netpbm P5)."""
+    if pixels.ndim != 2 or pixels.dtype != np.uint8:
+        raise UnreadableImage(f"pixels are {list(pixels.shape)} {pixels.dtype}; [height, width] uint8 is needed")
+    height, width = pixels.shape
+    return b"P5 %d %d 255\n" % (width, height) + pixels.tobytes()
+
+
+def _decode(source: str | Path | IO[bytes], formats: tuple[str, ...], *, where: str) -> npt.NDArray[np.uint8]:
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
+        with Image.open(source, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width} x {image.height}"
-                raise UnreadableImage(f"{path}: {size} pixels; at most {MAX_PIXELS:,} pixels are read")
-            pixels = _grey(image, str(path))
+                raise UnreadableImage(f"{where}: {size} pixels; at most {MAX_PIXELS:,} pixels are read")
+            pixels = _grey(image, where)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UnreadableImage(f"{path}: too many pixels; at most {MAX_PIXELS:,} are read") from None
+        raise UnreadableImage(f"{where}: too many pixels; at most {MAX_PIXELS:,} are read") from None
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, UnreadableImage):
             raise
-        raise UnreadableImage(f"{path}: not a readable JPEG or PNG image ({_reason(error)})") from None
+        raise UnreadableImage(f"{where}: not a readable JPEG or PNG image ({_reason(error)})") from None
     if pixels.size == 0 or pixels.min() == pixels.max():
-        raise EmptyImage(f"{path}: every pixel is equal; a radiograph is needed")
+        raise EmptyImage(f"{where}: every pixel is equal; a radiograph is needed")
     return pixels
 
 
@@ -225,4 +245,6 @@ def _as_text(box: Iterable[float]) -> str:
 
 def _reason(error: Exception) -> str:
     """The error's own words without the path, which the caller has named already."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is of another kind"
     return str(getattr(error, "strerror", None) or error).split(":", maxsplit=1)[0]

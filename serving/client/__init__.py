@@ -1,0 +1,1 @@
+"""Ask a server for embeddings, findings and similar cases."""

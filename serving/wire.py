@@ -1,0 +1,65 @@
+"""What travels between a client and Triton: the names of models and tensors, the same for every target.
+
+An ensemble takes `image` and `boxes` and answers with the outputs that the encoder has. Its configuration carries the
+encoder's digest, so that a client can refuse an index of another encoder.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.anatomy import N_REGIONS
+from chextriev.radiograph import RegionBoxes, raw_image
+from chextriev.radiograph_file import RadiographFile
+
+IMAGE, BOXES, CROPS, FEATURES = "image", "boxes", "crops", "features"
+OUTPUTS = ("embedding", "finding_logits", "region_logits", "region_vectors", "hash_bits")
+"""Of an ensemble, those that its encoder has."""
+VECTORS, K, IMAGE_IDS, PATIENT_IDS, HITS = "vectors", "k", "image_ids", "patient_ids", "hits"
+MAX_BATCH = 32
+"""Radiographs in one request, and in one batch."""
+MAX_IMAGE_BYTES = 96_000_000
+"""Of one image: raw pixels of the largest radiograph that is read."""
+CANARY_ID = "canary"
+
+
+def ensemble_name(system: str) -> str:
+    """The model that encodes radiographs: `chextriev_v6`, but `global_cnn` and `ath`."""
+    return {"global-cnn": "global_cnn", "ath": "ath"}.get(system, f"chextriev_{system}")
+
+
+def encoder_name(system: str) -> str:
+    """The model that relates the features of one radiograph: `encoder_v6`, `encoder_global_cnn`."""
+    return f"encoder_{system.replace('global-cnn', 'global_cnn')}"
+
+
+def index_name(system: str) -> str:
+    """The model that searches: `index_v6`."""
+    return f"index_{system.replace('global-cnn', 'global_cnn')}"
+
+
+def image_tensor(files: list[RadiographFile]) -> npt.NDArray[np.object_]:
+    """`image` [B, 1] of bytes."""
+    tensor = np.empty((len(files), 1), np.object_)
+    tensor[:, 0] = [file.content for file in files]
+    return tensor
+
+
+def box_tensor(files: list[RadiographFile]) -> npt.NDArray[np.float32]:
+    """`boxes` [B, 18, 4] float32, pixels of the original image."""
+    if not files:
+        return np.empty((0, N_REGIONS, 4), np.float32)
+    return np.stack([file.boxes.xyxy for file in files])
+
+
+def request_tensors(files: list[RadiographFile]) -> Mapping[str, npt.NDArray[np.generic]]:
+    """The inputs of an ensemble, by name."""
+    return {IMAGE: image_tensor(files), BOXES: box_tensor(files)}
+
+
+def canary() -> RadiographFile:
+    """A small image that every server must be able to encode: a ramp of grey levels and 18 boxes in it."""
+    ramp = np.add.outer(np.arange(64), 3 * np.arange(64)).astype(np.uint8)
+    corners = np.arange(N_REGIONS, dtype=np.float32)[:, np.newaxis] + np.array([0, 0, 40, 40], np.float32)
+    return RadiographFile(CANARY_ID, raw_image(ramp), RegionBoxes(corners))
