@@ -21,6 +21,8 @@ MAX_BATCH = 32
 """Radiographs in one request, and in one batch."""
 MAX_IMAGE_BYTES = 96_000_000
 """Of one image: raw pixels of the largest radiograph that is read."""
+MAX_HITS = 10_000
+"""Of one query to a served index."""
 CANARY_ID = "canary"
 
 

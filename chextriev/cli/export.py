@@ -1,4 +1,4 @@
-"""`chextriev export`: checkpoints to bundles."""
+"""`chextriev export`: checkpoints to bundles, bundles to what a server loads."""
 
 import argparse
 import sys
@@ -38,6 +38,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engines.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     engines.add_argument("--remake", action="store_true", help="make anew what is there; else it is only measured")
     engines.add_argument("--force", action="store_true", help="keep what fails as unproven; serving refuses it")
+    repository = add_action(actions, "repository", "write the Triton model repository of some bundles", _repository)
+    repository.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="each of its own system")
+    repository.add_argument("out", type=Path, metavar="OUT")
+    repository.add_argument("--target", default="cpu", help="cpu, onnxruntime or tensorrt (default: %(default)s)")
+    repository.add_argument("--engine", help="of each bundle (default: onnx-fp32; tensorrt-fp16 for tensorrt)")
+    repository.add_argument("--version", type=int, default=1, help="of every model in it (default: %(default)s)")
+    repository.add_argument("--index", type=Path, action="append", default=[], metavar="DIR", help="to be searched there")
+    repository.add_argument("--signed-by", type=Path, metavar="PEM", help="public key that must have signed each bundle")
     sign = add_action(actions, "sign", "sign a bundle's manifest with an ed25519 key", _sign)
     sign.add_argument("bundle", type=Path, metavar="BUNDLE")
     sign.add_argument(
@@ -95,6 +103,22 @@ def _in_words(verdict: "Verdict") -> str:
     if verdict.status != "proven":
         lines += [f"  {layer['layer']}: alone costs {layer['loss_of_cosine']:.5f}" for layer in verdict.worst_layers]
     return "\n".join(lines)
+
+
+def _repository(options: argparse.Namespace) -> None:
+    from chextriev.bundle import open_bundle
+    from chextriev.serving.repository import build_repository
+    from chextriev.serving.repository_settings import RepositorySettings
+
+    settings = RepositorySettings(
+        target=options.target, engine=options.engine, version=options.version, indexes=tuple(options.index)
+    )
+    bundles = [open_bundle(path, signed_by=options.signed_by) for path in options.bundles]
+    manifest, reused = build_repository(bundles, options.out, settings)
+    models = manifest.facts["models"]
+    said = ", unchanged, reused" if reused else ""
+    text = f"{options.out}: {', '.join(models)}; engine {settings.chosen_engine}, target {settings.target}{said}"
+    emit(options, text, {"models": models, "digest": manifest.digest, "reused": reused})
 
 
 def _sign(options: argparse.Namespace) -> None:
