@@ -24,23 +24,26 @@ def served_plan(bundle: EncoderBundle, engine: str, part: str) -> bytes:
 
 
 def by_radiograph(backbone: bytes, *, crops: int) -> bytes:
-    """A backbone's ONNX model with a reshape before and after it, so that its batch counts radiographs.
+    """A backbone's ONNX model with a reshape at its begin and end, so that its batch counts radiographs.
 
-    Input crops [n, 1, size, size] becomes [B, crops, 1, size, size], output features [n, width] [B, crops, width].
+    Input crops [n, 1, size, size] becomes [B, crops, 1, size, size], output features [n, width] [B, crops, width]. The
+    first reshape stands behind the cast from uint8 with which every engine begins: TensorRT reshapes no bytes.
     """
     onnx = require("onnx", extra="export")
     model = onnx.load_from_string(backbone)
     graph = model.graph
     (source,), (target,) = graph.input, graph.output
-    _rename(graph, {source.name: "crops_in_one_row", target.name: "features_in_one_row"})
     shape = [dim.dim_value for dim in source.type.tensor_type.shape.dim][1:]
     width = target.type.tensor_type.shape.dim[1].dim_value
-    before = _reshape(onnx, ("crops", "crops_in_one_row"), [-1, *shape])
+    cast, *others = sorted(graph.node, key=lambda node: source.name not in node.input)
+    last = next(node for node in others if target.name in node.output)
+    before = _reshape(onnx, ("crops_by_radiograph", cast.output[0]), [-1, *shape])
     after = _reshape(onnx, ("features_in_one_row", "features"), [-1, crops, width])
-    nodes = [*before, *graph.node, *after]
+    cast.input[0], cast.output[0], last.output[0] = "crops", "crops_by_radiograph", "features_in_one_row"
+    nodes = [cast, *before, *others, *after]
+    kinds = source.type.tensor_type.elem_type, target.type.tensor_type.elem_type
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
-    kinds = source.type.tensor_type.elem_type, target.type.tensor_type.elem_type
     graph.input.append(onnx.helper.make_tensor_value_info("crops", kinds[0], ["batch", crops, *shape]))
     graph.output.append(onnx.helper.make_tensor_value_info("features", kinds[1], ["batch", crops, width]))
     onnx.checker.check_model(model)
@@ -55,10 +58,3 @@ def _reshape(onnx: Any, names: tuple[str, str], shape: list[int]) -> list[Any]:
         onnx.helper.make_node("Constant", [], [constant.name], value=constant),
         onnx.helper.make_node("Reshape", [source, constant.name], [target]),
     ]
-
-
-def _rename(graph: Any, names: dict[str, str]) -> None:
-    for node in graph.node:
-        for side in (node.input, node.output):
-            for place, name in enumerate(side):
-                side[place] = names.get(name, name)
