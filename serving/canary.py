@@ -1,61 +1,98 @@
-"""Whether a server answers: an inference of a small image by every ensemble, since readiness alone says too little.
+"""What a local server's supervisor asks it, by gRPC: whether it answers, which models it has, to load one anew.
 
-Triton calls a model ready whose Python process has died. Only an answer shows that one is to be had.
+Triton calls a model ready whose Python process has died. Only an inference shows that answers are to be had: a canary,
+which is a small image with its boxes, by every ensemble that takes an image.
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from chextriev.errors import ServerUnavailable
+from chextriev.errors import DeadlineExpired, Overloaded, ServerUnavailable
 from chextriev.optional import require
 from chextriev.serving.wire import BOXES, IMAGE, canary, request_tensors
 
+CANARY_S = 10.0
+"""Until a canary must be answered."""
 _DTYPES = {IMAGE: "BYTES", BOXES: "FP32"}
+_FULL = "maximum queue size"
+_LATE = "Deadline Exceeded"
 
 
-def loaded_models(address: str) -> tuple[str, ...]:
-    """Names of the models that a server calls ready; none where it does not answer."""
-    grpc = require("tritonclient.grpc", extra="serve")
-    with grpc.InferenceServerClient(address) as client:
-        index = client.get_model_repository_index(as_json=True).get("models", [])
-    return tuple(sorted(model["name"] for model in index if model.get("state") == "READY"))
+@dataclass(frozen=True)
+class ServerControl:
+    """A server at HOST:PORT. headers: what its restricted protocols ask for.
+
+    Every method raises ServerUnavailable where the server does not answer, DeadlineExpired where it does so too late.
+    """
+
+    address: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def check_canary(self, *, timeout_s: float = CANARY_S) -> None:
+        """Return if every ensemble encodes the canary; Overloaded where its queue is full."""
+        grpc = require("tritonclient.grpc", extra="serve")
+        with self._client() as client:
+            for name in self.ensembles():
+                client.infer(name, _inputs(grpc), client_timeout=timeout_s)
+
+    def models(self, *, timeout_s: float = CANARY_S) -> dict[str, str]:
+        """Every model of the repository and its state; "READY", or what keeps it from that."""
+        with self._client() as client:
+            index = client.get_model_repository_index(headers=self.headers, as_json=True, client_timeout=timeout_s)
+        return {model["name"]: model.get("state", "UNLOADED") for model in index.get("models", [])}
+
+    def ensembles(self, *, timeout_s: float = CANARY_S) -> list[str]:
+        """Names of the loaded ensembles that take an image and its boxes."""
+        ready = [name for name, state in self.models(timeout_s=timeout_s).items() if state == "READY"]
+        with self._client() as client:
+            configs = [
+                client.get_model_config(name, as_json=True, client_timeout=timeout_s)["config"] for name in ready
+            ]
+        return [
+            config["name"]
+            for config in configs
+            if config.get("platform") == "ensemble" and {item["name"] for item in config["input"]} == {IMAGE, BOXES}
+        ]
+
+    def answered(self, *, timeout_s: float = CANARY_S) -> int:
+        """How many inferences models have answered since they were loaded."""
+        with self._client() as client:
+            statistics = client.get_inference_statistics(as_json=True, client_timeout=timeout_s)
+        models = statistics.get("model_stats", [])
+        return sum(int(model["inference_stats"].get("success", {}).get("count", 0)) for model in models)
+
+    def unload(self, model: str, *, timeout_s: float = CANARY_S) -> None:
+        """Unload a model; ensembles that need it become unavailable until it is loaded again."""
+        with self._client() as client:
+            client.unload_model(model, headers=self.headers, client_timeout=timeout_s)
+
+    def load(self, model: str, *, timeout_s: float) -> None:
+        """Load a model, and the ensembles that had lost it."""
+        with self._client() as client:
+            client.load_model(model, headers=self.headers, client_timeout=timeout_s)
+
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        grpc = require("tritonclient.grpc", extra="serve")
+        utils = require("tritonclient.utils", extra="serve")
+        try:
+            with grpc.InferenceServerClient(self.address) as client:
+                yield client
+        except utils.InferenceServerException as error:
+            said = str(error.message())
+            kind = Overloaded if _FULL in said else DeadlineExpired if _LATE in said else ServerUnavailable
+            raise kind(f"the server at {self.address} says: {said}") from None
 
 
-def answers_canary(address: str, *, timeout_s: float = 10.0) -> bool:
-    """Whether every ensemble encodes the canary; a server without an ensemble need only be live, its models ready."""
+def answers_canary(control: ServerControl, *, timeout_s: float = CANARY_S) -> bool:
+    """Whether every ensemble encodes the canary now."""
     try:
-        check_canary(address, timeout_s=timeout_s)
-    except ServerUnavailable:
+        control.check_canary(timeout_s=timeout_s)
+    except (ServerUnavailable, DeadlineExpired):
         return False
     return True
-
-
-def check_canary(address: str, *, timeout_s: float = 10.0) -> None:
-    """ServerUnavailable with the reason where an ensemble does not encode the canary."""
-    grpc = require("tritonclient.grpc", extra="serve")
-    utils = require("tritonclient.utils", extra="serve")
-    try:
-        with grpc.InferenceServerClient(address) as client:
-            if not client.is_server_ready(client_timeout=timeout_s):
-                raise ServerUnavailable(f"the server at {address} is not ready")
-            for name in _ensembles(client, timeout_s):
-                client.infer(name, _inputs(grpc), client_timeout=timeout_s)
-    except utils.InferenceServerException as error:
-        raise ServerUnavailable(f"the server at {address} does not answer a canary: {error.message()}") from None
-
-
-def _ensembles(client: Any, timeout_s: float) -> list[str]:
-    """Names of the ensembles that take an image and its boxes."""
-    index = client.get_model_repository_index(as_json=True, client_timeout=timeout_s).get("models", [])
-    configs = [
-        client.get_model_config(model["name"], as_json=True, client_timeout=timeout_s)["config"]
-        for model in index
-        if model.get("state") == "READY"
-    ]
-    return [
-        config["name"]
-        for config in configs
-        if config.get("platform") == "ensemble" and {item["name"] for item in config["input"]} == {IMAGE, BOXES}
-    ]
 
 
 def _inputs(grpc: Any) -> list[Any]:

@@ -36,6 +36,7 @@ PACKAGES = ("chextriev", "chextriev.serving", "chextriev.export", "chextriev.ind
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 _SITE = Path("lib", f"python{_VERSION}", "site-packages")
 _STAMP = "complete"
+_SAID = 400  # characters of what a program complained of
 _PASSED_ON = ("HOME", "LANG", "TMPDIR", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 _KEPT_S = 86_400  # a small environment that no server holds is removed when it is a day old
 
@@ -163,13 +164,17 @@ def _build(packages: Path, requirements: Path) -> None:
 
 
 def _run(what: str, command: list[str], log: Path) -> None:
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False
+    )
     with log.open("a") as stream:
-        done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
+        stream.write(done.stdout + done.stderr)
     if done.returncode:
-        said = [line.removeprefix("ERROR: ") for line in log.read_text(errors="replace").splitlines() if "rror" in line]
+        lines = (done.stdout + done.stderr).splitlines()
+        said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines
         raise ServerNotStarted(
-            f"the server's environment could not be made ({what}): {said[-1] if said else 'no reason given'}. Its first"
-            f" use needs a package index and 1 GB of disk; the whole log is in {log}"
+            f"the server's environment could not be made ({what}): {' '.join(said)[:_SAID]}. Its first use needs a"
+            f" package index and 1 GB of disk; the whole log is in {log}"
         )
 
 
@@ -205,9 +210,9 @@ def _source_files() -> Iterator[tuple[str, bytes]]:
                 yield str(Path(*package.split("."), path.relative_to(folder))), path.read_bytes()
     with suppress(metadata.PackageNotFoundError):  # the engines are found by their entry points
         installed = metadata.distribution("chextriev")
-        folder = f"chextriev-{installed.version}.dist-info"
+        information = f"chextriev-{installed.version}.dist-info"
         for name in ("METADATA", "entry_points.txt"):
-            yield f"{folder}/{name}", (installed.read_text(name) or "").encode()
+            yield f"{information}/{name}", (installed.read_text(name) or "").encode()
 
 
 def _clean(packages: Path, keep: Path) -> None:

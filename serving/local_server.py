@@ -1,156 +1,132 @@
-"""A real Triton on this machine, on loopback alone, for as long as a `with` block or `chextriev serve` lasts."""
+"""A real Triton on this machine, on loopback alone, for as long as a `with` block or `chextriev serve` lasts.
 
-import socket
-import subprocess
+A guardian process starts it, and outlives us by as long as it takes to end it; a thread of ours watches and mends it.
+"""
+
+import fcntl
+import os
 import tempfile
-import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from chextriev.errors import InvalidSetting, ServerNotStarted
-from chextriev.serving.canary import answers_canary, loaded_models
-from chextriev.serving.environment import ServerEnvironment, server_environment
-
-LOOPBACK = "127.0.0.1"
-_ATTEMPTS = 3  # a port that was free may be taken by another before the server has it
-
-
-@dataclass(frozen=True)
-class ServerSettings:
-    """How the local server runs.
-
-    Ports: 0 takes a free one. start_timeout_s: until every ensemble has answered. environment: where the server's
-    environment lies, in place of the user's cache.
-    """
-
-    grpc_port: int = 0
-    http_port: int = 0
-    metrics_port: int = 0
-    start_timeout_s: float = 120.0
-    environment: Path | None = None
-
-    def __post_init__(self) -> None:
-        for port in (self.grpc_port, self.http_port, self.metrics_port):
-            if not 0 <= port <= 65_535:
-                raise InvalidSetting(f"port {port}; 1 to 65535, or 0 for a free one")
-        if self.start_timeout_s <= 0:
-            raise InvalidSetting(f"start_timeout_s is {self.start_timeout_s}; more than 0 s is needed")
+from chextriev.errors import ServerNotStarted
+from chextriev.serving.environment import server_environment
+from chextriev.serving.leftovers import ServerProcess, reap_servers
+from chextriev.serving.server_lives import LOG_FILE, ServerLives, ServerPlace
+from chextriev.serving.server_settings import ServerSettings as ServerSettings
+from chextriev.serving.supervisor import ServerEvent, Supervisor
+from chextriev.serving.triton_options import LOOPBACK
 
 
 class LocalServer:
-    """A Triton server of a model repository; use it in a `with` block.
+    """A Triton server of a model repository; use it in a `with` block, once.
 
-    It is ready when every ensemble has answered a canary inference. ServerNotStarted says why it is not, with the last
-    lines of its log.
+    It is ready when every ensemble that takes an image has answered a canary inference; ServerNotStarted says why it is
+    not.
     """
 
     def __init__(self, repository: str | Path, settings: ServerSettings | None = None) -> None:
         self.repository, self.settings = Path(repository).absolute(), settings or ServerSettings()
-        self.models: tuple[str, ...] = ()
-        self.ports = (0, 0, 0)
         self._stack = ExitStack()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def grpc(self) -> str:
-        """HOST:PORT of gRPC."""
-        return f"{LOOPBACK}:{self.ports[0]}"
-
-    @property
-    def http(self) -> str:
-        """HOST:PORT of HTTP."""
-        return f"{LOOPBACK}:{self.ports[1]}"
-
-    @property
-    def metrics(self) -> str:
-        """HOST:PORT of the metrics."""
-        return f"{LOOPBACK}:{self.ports[2]}"
 
     def __enter__(self) -> "LocalServer":
         with ExitStack() as stack:
             environment = server_environment(self.settings.environment)
-            stack.enter_context(environment.held())
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chextriev-server-")))
-            names = model_names(self.repository)
-            for attempt in range(_ATTEMPTS):
-                self.ports = free_ports(self.settings.grpc_port, self.settings.http_port, self.settings.metrics_port)
-                try:
-                    self._start(environment, names, folder)
-                    break
-                except ServerNotStarted as error:
-                    self._stop()
-                    if attempt == _ATTEMPTS - 1 or "in use" not in str(error):
-                        raise
+            held = [stack.enter_context(environment.held())]
+            self._folder = _temporary(stack) if self.settings.state is None else _own(self.settings.state, stack, held)
+            reap_servers()
+            self._lives = ServerLives(
+                ServerPlace(self.repository, environment, self._folder, tuple(held)), self.settings
+            )
+            stack.callback(self._lives.end)
+            self._lives.start()
+            supervisor = Supervisor(self._lives, self.settings)
+            supervisor.start()
+            stack.callback(supervisor.join)
+            stack.callback(self._lives.end)  # a supervisor that waits for an answer gets none, and ends
+            stack.callback(supervisor.stop)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stop()
         self._stack.close()
 
-    def _start(self, environment: ServerEnvironment, names: list[str], folder: Path) -> None:
-        log = folder / "triton.log"
-        prefix = f"chextriev{folder.name.rpartition('-')[2]}-"
-        command = [str(environment.tritonserver), *arguments(self.repository, names, self.ports)]
-        command += [f"--backend-directory={environment.backends}"]
-        command += [f"--backend-config=python,shm-region-prefix-name={prefix}"]
-        with log.open("wb") as stream:
-            self._process = subprocess.Popen(
-                command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment.variables(), cwd=folder
-            )
-        deadline = time.monotonic() + self.settings.start_timeout_s
-        while not answers_canary(self.grpc):
-            try:
-                self._process.wait(0.1)
-            except subprocess.TimeoutExpired:
-                if time.monotonic() < deadline:
-                    continue
-            raise ServerNotStarted("the server did not start: " + log.read_text(errors="replace")[-2000:])
-        self.models = loaded_models(self.grpc)
+    @property
+    def grpc(self) -> str:
+        """HOST:PORT of gRPC."""
+        return f"{LOOPBACK}:{self._lives.ports[0]}"
 
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(20)
-            self._process = None
+    @property
+    def http(self) -> str:
+        """HOST:PORT of HTTP."""
+        return f"{LOOPBACK}:{self._lives.ports[1]}"
+
+    @property
+    def metrics(self) -> str:
+        """HOST:PORT of the metrics."""
+        return f"{LOOPBACK}:{self._lives.ports[2]}"
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that it loaded."""
+        return self._lives.models
+
+    @property
+    def ensembles(self) -> tuple[str, ...]:
+        """Names of those that take a radiograph."""
+        return self._lives.ensembles
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """Headers of gRPC for Triton's restricted protocols: lists of models and loading them, logging, tracing.
+
+        Over HTTP their names lack `triton-grpc-protocol-`. They are closed to others, since any page in a browser on
+        this machine could otherwise load a model of its own code.
+        """
+        return self._lives.admin
+
+    @property
+    def log(self) -> Path:
+        """Its log, without anything that a request or an image holds."""
+        return self._folder / LOG_FILE
+
+    @property
+    def events(self) -> tuple[ServerEvent, ...]:
+        """What happened to it since it was started, oldest first."""
+        return tuple(self._lives.events)
+
+    @property
+    def processes(self) -> tuple[ServerProcess, ...]:
+        """Its living processes: Triton, and one or more of each model that runs in Python."""
+        return tuple(self._lives.processes())
+
+    def wait_event(self, number: int, timeout_s: float | None = None) -> ServerEvent | None:
+        """The event of this number, counted from 0, when it happens; None where it does not within the time."""
+        return self._lives.wait_event(number, timeout_s)
+
+    def answers_canary(self) -> bool:
+        """Whether every ensemble answers now."""
+        return self._lives.answers()
 
 
-def model_names(repository: Path) -> list[str]:
-    """Names of the models of a repository; ServerNotStarted where it is none."""
-    names = sorted(path.parent.name for path in repository.glob("*/config.pbtxt")) if repository.is_dir() else []
-    if not names:
-        raise ServerNotStarted(
-            f"{repository} holds no model; give a model repository, as `chextriev export repository` writes"
-        )
-    return names
+def _temporary(stack: ExitStack) -> Path:
+    """A folder that is removed at the end; where we are killed, the guardian removes it."""
+    made = tempfile.TemporaryDirectory(prefix="chextriev-server-", ignore_cleanup_errors=True)
+    return Path(stack.enter_context(made))
 
 
-def arguments(repository: Path, names: list[str], ports: tuple[int, ...]) -> list[str]:
-    """Options of `tritonserver`: loopback alone, the models named, no control by polling and no metrics of a GPU."""
-    grpc, http, metrics = ports
-    return [
-        f"--model-repository={repository}",
-        "--model-control-mode=explicit",
-        *(f"--load-model={name}" for name in names),
-        *(f"--{kind}-address={LOOPBACK}" for kind in ("grpc", "http", "metrics")),
-        f"--grpc-port={grpc}",
-        f"--http-port={http}",
-        f"--metrics-port={metrics}",
-        "--strict-readiness=false",
-        "--exit-timeout-secs=5",
-        "--allow-gpu-metrics=false",
-        "--log-format=ISO8601",
-    ]
-
-
-def free_ports(*wanted: int) -> tuple[int, ...]:
-    """The wanted ports, and a free one in place of each 0."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in wanted]
-        for opened in sockets:
-            opened.bind((LOOPBACK, 0))
-        return tuple(port or int(opened.getsockname()[1]) for port, opened in zip(wanted, sockets, strict=True))
+def _own(folder: Path, stack: ExitStack, held: list[int]) -> Path:
+    """A folder that no other server uses now, as two could not write one log."""
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    stack.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ServerNotStarted(f"another server uses {folder}; give this one a state folder of its own") from None
+    held.append(descriptor)
+    return folder

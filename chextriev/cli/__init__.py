@@ -18,6 +18,7 @@ VERBS = {
     "embed": "encode a study table into embeddings",
     "index": "build and search an index",
     "query": "find the cases most similar to a radiograph",
+    "serve": "serve encoders on this machine",
     "eval": "measure retrieval",
     "bench": "measure speed",
     "demo": "run the whole job, from radiographs to a report",

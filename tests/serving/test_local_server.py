@@ -2,7 +2,6 @@
 
 import subprocess
 
-from chextriev.serving.canary import answers_canary
 from chextriev.serving.environment import ServerEnvironment
 from chextriev.serving.local_server import LocalServer
 from tests.serving.toy_repository import ENSEMBLE, WORKER
@@ -10,7 +9,7 @@ from tests.serving.toy_repository import ENSEMBLE, WORKER
 
 def test_a_ready_server_answers_a_canary(toy_server: LocalServer) -> None:
     assert toy_server.models == (ENSEMBLE, WORKER)
-    assert answers_canary(toy_server.grpc)
+    assert toy_server.answers_canary()
 
 
 def test_models_import_our_source_and_numpy_1(server_env: ServerEnvironment) -> None:

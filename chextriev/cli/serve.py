@@ -1,0 +1,101 @@
+"""`chextriev serve`: bundles behind a real Triton on this machine, until it is told to stop."""
+
+import argparse
+import json
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chextriev.errors import InvalidSetting
+
+if TYPE_CHECKING:
+    from chextriev.serving.local_server import LocalServer
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="encoder bundles, one of each system")
+    parser.add_argument("--repository", type=Path, metavar="DIR", help="a model repository to serve in their place")
+    parser.add_argument("--index", type=Path, action="append", default=[], metavar="DIR", help="an index to search")
+    parser.add_argument("--engine", metavar="NAME", help="engine of each bundle (default: onnx-fp32)")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="for repository and log (default: the user's cache)")
+    for kind in ("grpc", "http", "metrics"):
+        parser.add_argument(f"--{kind}-port", type=int, default=0, metavar="N", help="default: a free one")
+    parser.add_argument("--json", action="store_true", help="print events, one JSON document a line")
+    parser.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from chextriev.scratch import remove
+    from chextriev.serving.environment import cache_folder
+    from chextriev.serving.local_server import LocalServer, ServerSettings
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    state = options.state or cache_folder() / "serve"
+    settings = ServerSettings(options.grpc_port, options.http_port, options.metrics_port, state=state)
+    try:
+        repository = _repository(options, state)
+        with LocalServer(repository, settings) as server:
+            for other in state.glob("models-*"):
+                if other != repository:
+                    remove(other)
+            _follow(server, options)
+    except KeyboardInterrupt:
+        _say(options, "stopped", {"event": "stopped"})
+    return 0
+
+
+def _repository(options: argparse.Namespace, state: Path) -> Path:
+    """The repository that was given, or one of the bundles, named after what it is made of.
+
+    So a server that uses this state folder keeps its own, whatever is asked for beside it.
+    """
+    from chextriev.artifacts import digest_of, read_manifest
+    from chextriev.bundle import open_bundle
+    from chextriev.index.build import KIND
+    from chextriev.serving.repository import build_repository
+    from chextriev.serving.repository_settings import RepositorySettings
+
+    if bool(options.bundles) == bool(options.repository):
+        raise InvalidSetting("give either bundles to serve or --repository")
+    if options.repository:
+        if options.index or options.engine:
+            raise InvalidSetting("a repository has its indexes and engines; leave out --index and --engine")
+        given: Path = options.repository
+        return given
+    bundles = [open_bundle(path) for path in options.bundles]
+    parts = [bundle.manifest.digest for bundle in bundles] + [
+        read_manifest(path, KIND).digest for path in options.index
+    ]
+    repository = state / f"models-{digest_of([*parts, options.engine])[:12]}"
+    build_repository(bundles, repository, RepositorySettings(engine=options.engine, indexes=tuple(options.index)))
+    return repository
+
+
+def _follow(server: "LocalServer", options: argparse.Namespace) -> None:
+    """Print what happens to the server, until a signal ends it."""
+    seen = 0
+    while True:
+        event = server.wait_event(seen)
+        if event is None:
+            continue
+        content: dict[str, Any] = {"event": event.kind, "text": event.text, "at": event.at}
+        text = f"{event.kind}: {event.text}"
+        if seen == 0:
+            content |= {name: getattr(server, name) for name in ("grpc", "http", "metrics", "models", "ensembles")}
+            content["log"] = str(server.log)
+            text = _in_words(server)
+        _say(options, text, content)
+        seen += 1
+
+
+def _in_words(server: "LocalServer") -> str:
+    return (
+        f"ready: {', '.join(server.ensembles) or ', '.join(server.models)}\n"
+        f"gRPC {server.grpc}, HTTP {server.http}, metrics http://{server.metrics}/metrics; for this machine alone\n"
+        f"log {server.log}; stop with Ctrl-C"
+    )
+
+
+def _say(options: argparse.Namespace, text: str, content: dict[str, Any]) -> None:
+    print(json.dumps(content, ensure_ascii=False) if options.json else text, flush=True)
