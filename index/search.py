@@ -14,6 +14,7 @@ from chextriev.artifacts import Manifest, open_artifact
 from chextriev.embedding_set import IDS_FILE, METADATA, read_ids
 from chextriev.encoder import Embeddings
 from chextriev.errors import CountMismatch, DamagedArtifact, InvalidSetting, OtherEncoder
+from chextriev.hits import Hit as Hit
 from chextriev.index.build import INDEX_FILE, KIND
 from chextriev.index.exact import Rows
 from chextriev.index.spec import IndexSpec
@@ -21,24 +22,6 @@ from chextriev.index.vector_index import VectorIndex, load_index
 
 Ids = Sequence[str | None]
 _NOBODY = -1  # the code of a patient who is not in the index
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A similar radiograph. score: cosine (within .001 for an approximate index). findings: those known present.
-
-    row: its row in the index. view: "AP" or "PA". sex, age (years): None where unknown.
-    """
-
-    image_id: str
-    study_id: str | None
-    patient_id: str | None
-    score: float
-    findings: tuple[str, ...]
-    view: str | None
-    sex: str | None
-    age: int | None
-    row: int
 
 
 @dataclass(frozen=True, eq=False)

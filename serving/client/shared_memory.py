@@ -1,0 +1,257 @@
+"""Triton on the same host: requests over gRPC, images and embeddings through shared memory."""
+
+import struct
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.errors import DeadlineExpired, InvalidSetting, RequestRefused, ServerUnavailable, ServingError
+from chextriev.serving.client.connection import Connection
+from chextriev.serving.client.grpc_transport import GrpcTransport, grpc_error
+from chextriev.serving.client.regions import Region, RegionPool, reap
+from chextriev.serving.client.statuses import new_error
+from chextriev.serving.client.transport import Call, ModelDescription, Tensors
+from chextriev.serving.client.triton_messages import WIRE_TYPES, microseconds, read_outputs
+
+_ALIGNED = 64  # bytes
+_FAREWELL_S = 2.0
+
+Places = Mapping[str, tuple[int, int]]  # tensor -> offset and size in a region, in bytes
+
+
+class SharedMemoryTransport:
+    """Triton's gRPC at HOST:PORT of this host, its tensors in memory that both ends map.
+
+    A request whose deadline expires leaves the caller at once, but its region only when the server has ended it, as the
+    server may still write there. Every region is unregistered when the transport is closed.
+    """
+
+    def __init__(self, address: str, connection: Connection | None = None) -> None:
+        connection = connection or Connection()
+        self.address, self._connection = address, connection
+        self._grpc = GrpcTransport(address, connection)
+        self._client, self._library = self._grpc.client, self._grpc.library
+        self._pool = RegionPool(connection.sockets, self._new_region, self._unregister)
+        self._lock, self._registered = threading.Lock(), set[str]()
+        self._closed = False
+        reap()
+
+    def describe(self, model: str, timeout_s: float) -> ModelDescription:
+        """What the server says of a model."""
+        return self._grpc.describe(model, timeout_s)
+
+    def infer(self, call: Call, timeout_s: float) -> Tensors:
+        """The outputs of the model."""
+        inputs, outputs, size = layout(call)
+        for _ in range(self._connection.sockets + 1):
+            region = self._pool.take(size, timeout_s)
+            try:
+                return self._infer_in(region, (inputs, outputs), call, timeout_s)
+            except _RegionUnknown:  # the server has been started anew, and knows none of the idle ones
+                continue
+        raise new_error(ServerUnavailable, "the server forgets its shared memory", self.address)
+
+    def close(self) -> None:
+        """Unregister every region and close the connection; requests on their way fail."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            names = sorted(self._registered)
+        for name in names:
+            with suppress(self._library.InferenceServerException, ValueError):
+                self._client.unregister_system_shared_memory(name, **self._options())
+        for region in self._pool.empty():
+            region.close()
+        self._grpc.close()
+
+    def _infer_in(self, region: Region, places: tuple[Places, Places], call: Call, timeout_s: float) -> Tensors:
+        future = self._send(region, places, call, timeout_s)
+        try:
+            result = future.result(timeout_s)
+        except TimeoutError:
+            if not future.cancel():  # it came at the last moment
+                result = future.result()
+            else:
+                words = f"no answer within {timeout_s:.3g} s"
+                raise new_error(DeadlineExpired, words, self.address) from None
+        except BaseException:
+            future.cancel()
+            raise
+        if isinstance(result, ServingError):
+            self._settle(region, result)
+            raise _RegionUnknown if _is_unknown(result, region) else result
+        try:
+            return self._read(region, places[1], call, result)
+        finally:
+            self._pool.give_back(region)
+
+    def _send(self, region: Region, places: tuple[Places, Places], call: Call, timeout_s: float) -> "Future[Any]":
+        """The request, on its way; the future gives tritonclient's result or a ServingError."""
+        future: Future[Any] = Future()
+
+        def answered(result: Any, error: Any) -> None:
+            found = result if error is None else grpc_error(error, self.address)
+            if future.set_running_or_notify_cancel():
+                future.set_result(found)
+            elif isinstance(found, ServingError):
+                self._settle(region, found)
+            else:
+                self._pool.give_back(region)
+
+        try:
+            self._client.async_infer(
+                call.model.name,
+                self._inputs(region, places[0], call),
+                answered,
+                outputs=self._outputs(region, places[1], call),
+                request_id=call.request,
+                timeout=microseconds(timeout_s),
+                headers=dict(self._connection.headers),
+            )
+        except BaseException as error:
+            self._lose(region)
+            if isinstance(error, ValueError):  # gRPC's, of a connection that was closed here
+                raise grpc_error(error, self.address) from None
+            raise
+        return future
+
+    def _inputs(self, region: Region, places: Places, call: Call) -> list[Any]:
+        inputs = []
+        for name, array in call.inputs.items():
+            offset, size = places[name]
+            write(region, offset, array)
+            inputs.append(self._library.InferInput(name, list(array.shape), WIRE_TYPES[str(array.dtype)]))
+            inputs[-1].set_shared_memory(region.name, size, offset)
+        return inputs
+
+    def _outputs(self, region: Region, places: Places, call: Call) -> list[Any]:
+        outputs = [self._library.InferRequestedOutput(output.name) for output in call.model.outputs]
+        for output in outputs:
+            if output.name() in places:
+                offset, size = places[output.name()]
+                output.set_shared_memory(region.name, size, offset)
+        return outputs
+
+    def _read(self, region: Region, places: Places, call: Call, result: Any) -> Tensors:
+        """Copies of the outputs in the region, and the others from the answer itself."""
+        found = _Outputs(region, places, call, result)
+        return {name: array.copy() for name, array in read_outputs(found, call, self.address).items()}
+
+    def _settle(self, region: Region, error: ServingError) -> None:
+        """Use a region again where the server itself has ended the request, else never."""
+        if isinstance(error, ServerUnavailable) or _is_unknown(error, region):
+            self._lose(region)
+        else:
+            self._pool.give_back(region)
+
+    def _lose(self, region: Region) -> None:
+        region.close()
+        self._pool.lose()
+
+    def _new_region(self, size: int) -> Region:
+        return Region(size, self._register)
+
+    def _register(self, name: str, size: int) -> None:
+        with self._lock:
+            if self._closed:
+                raise new_error(ServerUnavailable, "the connection was closed", self.address)
+            self._registered.add(name)
+        try:
+            self._client.register_system_shared_memory(name, f"/{name}", size, **self._options())
+        except (self._library.InferenceServerException, ValueError) as error:
+            failure = grpc_error(error, self.address)
+            if isinstance(failure, RequestRefused):
+                raise InvalidSetting(
+                    f"{failure}; shm:// needs a server on this host that shares its /dev/shm, runs as this user and"
+                    " allows shared memory: use grpc:// otherwise"
+                ) from None
+            raise failure from None
+
+    def _unregister(self, region: Region) -> None:
+        with suppress(self._library.InferenceServerException, ValueError):
+            self._client.unregister_system_shared_memory(region.name, **self._options())
+            with self._lock:
+                self._registered.discard(region.name)
+        region.close()
+
+    def _options(self) -> dict[str, Any]:
+        return {"headers": dict(self._connection.headers), "client_timeout": _FAREWELL_S}
+
+
+class _RegionUnknown(Exception):
+    """The server does not know a region that was registered; never leaves this file."""
+
+
+class _Outputs:
+    """tritonclient's result, with the outputs that lie in a region."""
+
+    def __init__(self, region: Region, places: Places, call: Call, result: Any) -> None:
+        self._region, self._places, self._result = region, places, result
+        self._specs = {output.name: output for output in call.model.outputs}
+
+    def as_numpy(self, name: str) -> npt.NDArray[Any] | None:
+        """An output by its name, None where there is none."""
+        if name not in self._places:
+            found: npt.NDArray[Any] | None = self._result.as_numpy(name)
+            return found
+        said = self._result.get_output(name)
+        if said is None:
+            return None
+        offset, size = self._places[name]
+        shape = [int(length) for length in said.shape]
+        flat = np.frombuffer(
+            self._region.memory, self._specs[name].dtype, size // _width(self._specs[name].dtype), offset
+        )
+        return flat.reshape(shape)
+
+
+def layout(call: Call) -> tuple[Places, Places, int]:
+    """Where inputs and outputs lie in a region, and how large it must be, in bytes.
+
+    An output whose size the model's configuration leaves open travels in the answer.
+    """
+    end = 0
+    inputs, outputs = {}, {}
+    for name, array in call.inputs.items():
+        size = byte_size(array)
+        inputs[name] = end, size
+        end += -(-size // _ALIGNED) * _ALIGNED
+    for output in call.model.outputs:
+        inner = [int(length) for length in output.shape[1:]]
+        if output.dtype == "bytes" or min(inner, default=1) < 0:
+            continue
+        size = call.rows * int(np.prod(inner)) * _width(output.dtype)
+        outputs[output.name] = end, size
+        end += -(-size // _ALIGNED) * _ALIGNED
+    return inputs, outputs, end
+
+
+def byte_size(array: npt.NDArray[Any]) -> int:
+    """Bytes of a tensor as Triton lays it out: a `bytes` element follows its length in 4 bytes."""
+    return sum(4 + len(item) for item in array.flat) if array.dtype == np.object_ else array.nbytes
+
+
+def write(region: Region, offset: int, array: npt.NDArray[Any]) -> None:
+    """Lay a tensor into a region."""
+    if array.dtype != np.object_:
+        region.memory[offset : offset + array.nbytes] = np.ascontiguousarray(array).tobytes()
+        return
+    for item in array.flat:
+        end = offset + 4 + len(item)
+        region.memory[offset : offset + 4] = struct.pack("<I", len(item))
+        region.memory[offset + 4 : end] = item
+        offset = end
+
+
+def _width(dtype: str) -> int:
+    return np.dtype(dtype).itemsize
+
+
+def _is_unknown(error: ServingError, region: Region) -> bool:
+    return isinstance(error, RequestRefused) and region.name in str(error)
