@@ -20,7 +20,19 @@ def test_public_names() -> None:
 
 
 def test_verbs() -> None:
-    assert set(VERBS) == {"data", "train", "export", "embed", "index", "query", "serve", "eval", "bench", "demo"}
+    assert set(VERBS) == {
+        "data",
+        "train",
+        "export",
+        "embed",
+        "index",
+        "query",
+        "serve",
+        "eval",
+        "bench",
+        "demo",
+        "doctor",
+    }
 
 
 def test_every_error_is_in_the_tree_that_its_module_draws() -> None:

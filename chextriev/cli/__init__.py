@@ -21,6 +21,7 @@ VERBS = {
     "serve": "serve encoders on this machine",
     "eval": "measure retrieval",
     "bench": "measure speed",
+    "doctor": "attack a running deployment, harmlessly, and say what is open",
     "demo": "run the whole job, from radiographs to a report",
 }
 DESCRIPTION = "Find similar chest radiographs by anatomy: from data to an index and a report. Not a medical device."
