@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ("tests.export.tiny_bundle",)
+pytest_plugins = ("tests.export.tiny_bundle", "tests.serving.served", "tests.docker.production")
 
 REAL_DATA = "CHEXTRIEV_REAL_DATA"
 
