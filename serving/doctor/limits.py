@@ -14,7 +14,7 @@ HUGE_BODY = 10**12
 NEST = 200_000
 """Levels of nested JSON; Triton before 2.69 ends itself at them."""
 _LEAKS = {
-    "a traceback": re.compile(r"Traceback|File \"|line \d+, in "),
+    "a traceback": re.compile(r"Traceback|File \"|line \d+, in |\.py\(\d+\):"),
     "a path": re.compile(
         r"(?<![\w.])/(?:opt|usr|home|root|models|tmp|var|srv|mnt|data|workspace)/[\w./-]+|[\w/]+\.py\b"
     ),
