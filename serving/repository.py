@@ -11,7 +11,7 @@ from chextriev.bundle import EncoderBundle
 from chextriev.errors import InvalidSetting
 from chextriev.index.build import KIND as INDEX_KIND
 from chextriev.serving import model_config as triton
-from chextriev.serving.repository_models import Model, RepositoryMaker
+from chextriev.serving.repository_models import Model, RepositoryMaker, template
 from chextriev.serving.repository_settings import RepositorySettings
 
 KIND = "model repository"
@@ -41,6 +41,7 @@ def build_repository(
         models = RepositoryMaker(settings).models(bundles, indexes)
         for model in models:
             _write(model, scratch, settings.version)
+        write_bytes(scratch / "README.md", template("README.md"))
         manifest = seal(scratch, KIND, recipe, {"models": [model.config.name for model in models]})
     return manifest, False
 

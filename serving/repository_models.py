@@ -58,7 +58,7 @@ class RepositoryMaker:
         # Two, so that one radiograph is decoded while another one is being cut.
         triton.run_on(config, "python", instances=2)
         triton.set_parameters(config, {"crops": json.dumps(asdict(bundle.card.crops))})
-        return self._add(config, {"model.py": _template("radiograph_preprocess")})
+        return self._add(config, {"model.py": template("radiograph_preprocess", "model.py")})
 
     def _backbone(self, bundle: EncoderBundle, proven: str | None) -> Model:
         engine = bundle.engine(self._settings.chosen_engine)
@@ -117,7 +117,7 @@ class RepositoryMaker:
         config = self._new(wire.index_name(bundle.card.system), search_specs(bundle), [_text(wire.HITS)])
         triton.run_on(config, "python")
         triton.set_parameters(config, {"encoder_digest": digest, "system": bundle.card.system})
-        self._add(config, {"model.py": _template("index"), "index": directory})
+        self._add(config, {"model.py": template("index", "model.py"), "index": directory})
 
 
 def request_specs() -> list[TensorSpec]:
@@ -156,7 +156,10 @@ def _is_proven(bundle: EncoderBundle, engine: str, arithmetic: str) -> bool:
 
 def _engine_files(bundle: EncoderBundle, engine: str, part: str, *, backend: str) -> dict[str, bytes]:
     if backend == "python":
-        return {"model.py": _template("onnx_engine"), "model.onnx": bundle.read(bundle.engine(engine).files[part])}
+        return {
+            "model.py": template("onnx_engine", "model.py"),
+            "model.onnx": bundle.read(bundle.engine(engine).files[part]),
+        }
     from chextriev.export.served_models import served_onnx, served_plan
 
     if backend == "onnxruntime":
@@ -184,5 +187,6 @@ def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
-def _template(model: str) -> bytes:
-    return files("chextriev.serving").joinpath("model_repository", model, "model.py").read_bytes()
+def template(*name: str) -> bytes:
+    """A file of the folder `model_repository` of this package."""
+    return files("chextriev.serving").joinpath("model_repository", *name).read_bytes()

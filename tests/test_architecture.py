@@ -12,7 +12,8 @@ MAY_IMPORT = {
     "nouns": set(),
     "train": {"eval.metrics"},
     "export": {"train", "eval.metrics", "eval.gate", "index"},
-    "serving": {"index"},
+    "serving": {"index", "export"},
+    "serving.client": {"index"},
     "index": set(),
     "eval": {"index"},
 }
@@ -35,7 +36,7 @@ def sources() -> Iterator[tuple[str, Path]]:
         yield ("cli" if "cli" in path.parts or path.stem == "__main__" else "nouns"), path
     for stage in STAGES:
         for path in (ROOT / stage).rglob("*.py"):
-            yield stage, path
+            yield ("serving.client" if path.parent == ROOT / "serving" / "client" else stage), path
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -59,7 +60,7 @@ def test_imports_follow_the_rules(layer: str, path: Path) -> None:
     for module in imports(path):
         assert not module.startswith("chextriev.cli"), f"{path} imports the command line"
         parts = module.split(".")
-        if parts[0] == "chextriev" and len(parts) > 1 and parts[1] in STAGES and parts[1] != layer:
+        if parts[0] == "chextriev" and len(parts) > 1 and parts[1] in STAGES and parts[1] != layer.split(".")[0]:
             target = ".".join(parts[1:])
             allowed = any(target == may or target.startswith(f"{may}.") for may in MAY_IMPORT[layer])
             assert allowed, f"{path} ({layer}) imports {module}"
@@ -68,8 +69,15 @@ def test_imports_follow_the_rules(layer: str, path: Path) -> None:
 @pytest.mark.parametrize(("layer", "path"), FILES)
 def test_heavy_libraries_stay_at_home(layer: str, path: Path) -> None:
     for module in imports(path):
-        library = module.split(".")[0]
-        assert layer in HOME_OF.get(library, {layer}), f"{path} ({layer}) imports {library}"
+        library, stage = module.split(".")[0], layer.split(".")[0]
+        assert stage in HOME_OF.get(library, {stage}), f"{path} ({layer}) imports {library}"
+
+
+def test_the_client_needs_no_server_part() -> None:
+    others = {path.stem for path in (ROOT / "serving").iterdir()} - {"client", "wire", "__init__"}
+    for path in (ROOT / "serving" / "client").glob("*.py"):
+        used = {module.split(".")[2] for module in imports(path) if module.startswith("chextriev.serving.")}
+        assert not used & others, f"{path} imports {used & others}"
 
 
 def test_lightning_lives_in_three_files() -> None:

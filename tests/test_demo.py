@@ -14,7 +14,7 @@ import pytest
 
 from chextriev.cli import EXIT_INTERRUPTED, EXIT_REFUSED, main
 
-STAGES = 7
+STAGES = 8
 
 
 def listen_to_ctrl_c() -> None:
@@ -75,7 +75,7 @@ def test_interrupted_resumed_and_repeated(tmp_path: Path) -> None:
         interrupt_after(out, stage)
         assert not (out / "report.html").exists()
     first = finish(out)
-    lines = re.findall(r"^\[\d/7\] .*$", first, flags=re.MULTILINE)
+    lines = re.findall(r"^\[\d/8\] .*$", first, flags=re.MULTILINE)
     assert len(lines) == STAGES
     assert all("unchanged, reused" in line for line in lines[:3])
     results = json.loads((out / "results.json").read_text())
@@ -89,7 +89,7 @@ def test_interrupted_resumed_and_repeated(tmp_path: Path) -> None:
     assert len(run_the_ten_lines_of_the_readme(tmp_path)) == 5
 
     again = finish(out)
-    assert again.count("unchanged, reused") == STAGES - 1  # the query is asked anew
+    assert again.count("unchanged, reused") == STAGES - 2  # the queries are asked anew
     assert json.loads((out / "results.json").read_text()) == results
 
 

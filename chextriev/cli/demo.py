@@ -9,7 +9,7 @@ from typing import Any
 from chextriev.cli.demo_stages import Demo, DemoSettings
 from chextriev.cli.output import emit, finish_parser
 
-STAGES = ("data", "region features", "training", "export", "index", "query", "evaluation")
+STAGES = ("data", "region features", "training", "export", "index", "query", "evaluation", "server")
 
 
 class Stages:
@@ -52,7 +52,16 @@ def _demo(options: argparse.Namespace) -> None:
     names = ("out", "data", "patients", "seed", "backbone", "weights")
     demo = Demo(DemoSettings(**{name: getattr(options, name) for name in names}))
     stages = Stages(silent=options.json)
-    for work in (demo.prepare, demo.features, demo.train, demo.export, demo.index, demo.query, demo.evaluate):
+    for work in (
+        demo.prepare,
+        demo.features,
+        demo.train,
+        demo.export,
+        demo.index,
+        demo.query,
+        demo.evaluate,
+        demo.serve,
+    ):
         stages.run(work)
     text = f"\n{demo.table}\n\nreport: {demo.report}"
     emit(options, text, {"report": str(demo.report), "stages": stages.outcomes, **demo.numbers})

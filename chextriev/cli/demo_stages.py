@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from chextriev.artifacts import find_current, read_manifest, write_text
 from chextriev.embedding_set import EmbeddingSet, read_embeddings
-from chextriev.errors import DigestMismatch, OutputExists
+from chextriev.errors import DigestMismatch, OutputExists, ServerNotStarted
 from chextriev.machine import describe_machine
 from chextriev.study_table import KIND as STUDY_KIND
 from chextriev.study_table import SPLITS, StudyTable, read_study_table
@@ -18,6 +21,7 @@ from chextriev.study_table import SPLITS, StudyTable, read_study_table
 if TYPE_CHECKING:
     from chextriev.eval.adjacency_picture import RegionLinks
     from chextriev.eval.evaluation import Evaluation
+    from chextriev.serving.local_server import LocalServer
     from chextriev.train.features import RegionFeatures
 
 Result = TypeVar("Result")
@@ -152,6 +156,38 @@ class Demo:
         write_text(self.results, json.dumps(self._results(table), indent=1, ensure_ascii=False) + "\n")
         return _verdict(trained[0], frozen[0]), trained[1] and frozen[1]
 
+    def serve(self) -> tuple[str, bool]:
+        """Bundle and index -> a Triton server of this machine, asked over gRPC as a hospital's program would."""
+        from chextriev.encoder import open_encoder
+        from chextriev.radiograph_file import RadiographFile
+        from chextriev.serving.client import Client
+        from chextriev.serving.environment import check_platform
+
+        try:
+            check_platform()
+        except ServerNotStarted as error:  # of this kind of machine; what the demo has made is whole without it
+            return f"left out: {error}", True
+        table = read_study_table(self.out / "study")
+        row = table.row_of(read_embeddings(self.out / "embeddings").of_split("test").image_id[0])
+        query = RadiographFile.from_path(table.image_path(row), table.boxes(row), image_id=str(table.image_id[row]))
+        with self._server() as server, Client(server.grpc, index="served") as client:
+            hits = client.search(query, k=5)
+            milliseconds = 1000 * median(_seconds(lambda: client.search(query, k=5)) for _ in range(5))
+            here = open_encoder(self.out / "bundle").encode([query.decode()])
+            same = np.array_equal(client.embed(query).vectors, here.vectors)
+        answer = "to the bit as in this process" if same else "unlike in this process"
+        return f"{len(hits)} cases over gRPC in {milliseconds:.0f} ms, the embedding {answer}", False
+
+    def _server(self) -> "LocalServer":
+        from chextriev.bundle import open_bundle
+        from chextriev.serving.local_server import LocalServer
+        from chextriev.serving.repository import build_repository
+        from chextriev.serving.repository_settings import RepositorySettings
+
+        settings = RepositorySettings(indexes=(self.out / "index",))
+        build_repository([open_bundle(self.out / "bundle")], self.out / "models", settings)
+        return LocalServer(self.out / "models")
+
     def _evaluated(self, name: str, embeddings: EmbeddingSet) -> "tuple[Evaluation, bool]":
         """Under the default protocol on the test split; and whether it was there already."""
         from chextriev.eval.store import evaluate_or_reuse
@@ -171,8 +207,6 @@ class Demo:
 
     def _links(self, table: StudyTable, features: "RegionFeatures") -> "RegionLinks":
         """Of the radiographs that the encoder was trained on; as its bundle states them, if it uses them."""
-        import numpy as np
-
         from chextriev.bundle import open_bundle
         from chextriev.eval.adjacency_picture import RegionLinks
         from chextriev.train.adjacency import cooccurrence_adjacency, region_similarity
@@ -220,6 +254,12 @@ def _afresh_if_other(directory: Path, mark: str, work: Callable[[], Result]) -> 
             raise
         shutil.rmtree(directory)
         return work()
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
 
 
 def _verdict(trained: "Evaluation", frozen: "Evaluation") -> str:

@@ -44,8 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     repository.add_argument("--target", default="cpu", help="cpu, onnxruntime or tensorrt (default: %(default)s)")
     repository.add_argument("--engine", help="of each bundle (default: onnx-fp32; tensorrt-fp16 for tensorrt)")
     repository.add_argument("--version", type=int, default=1, help="of every model in it (default: %(default)s)")
-    repository.add_argument("--index", type=Path, action="append", default=[], metavar="DIR", help="to be searched there")
-    repository.add_argument("--signed-by", type=Path, metavar="PEM", help="public key that must have signed each bundle")
+    repository.add_argument("--index", type=Path, action="append", default=[], metavar="DIR", help="to search there")
+    repository.add_argument("--signed-by", type=Path, metavar="PEM", help="public key that must have signed them")
     sign = add_action(actions, "sign", "sign a bundle's manifest with an ed25519 key", _sign)
     sign.add_argument("bundle", type=Path, metavar="BUNDLE")
     sign.add_argument(

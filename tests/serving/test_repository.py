@@ -10,6 +10,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as types
 
+from chextriev.anatomy import Finding, Region
 from chextriev.artifacts import read_manifest, seal
 from chextriev.bundle import ENCODER, REGION_BACKBONE, EncoderBundle, Verdict, open_bundle
 from chextriev.bundle import KIND as BUNDLE_KIND
@@ -245,6 +246,16 @@ def test_the_command(regions_made: TinyBundle, tmp_path: Path, capsys: pytest.Ca
     assert "choose one of cpu, onnxruntime, tensorrt" in capsys.readouterr().err
     assert main([*words[:3], str(regions_made.folder)]) == 2
     assert "is not a model repository" in capsys.readouterr().err
+
+
+def test_the_readme_of_the_folder_tells_what_is_served(repository: Path, bundle: EncoderBundle) -> None:
+    text = (repository / "README.md").read_text()
+    words = " ".join(text.split())
+    assert ", ".join(region.label for region in Region) in words
+    assert ", ".join(finding.label for finding in Finding) in words
+    for model in (GRAPH, ATH):
+        assert all(f"`{name}`" in text for name in tensors(config_of(repository, model)))
+    assert all(f"`{name}`" in text for name in config_of(repository, GRAPH).parameters)
 
 
 def test_a_repository_holds_no_path_of_where_it_was_made(repository: Path, bundle: EncoderBundle) -> None:
