@@ -1,6 +1,8 @@
 """The whole examination of a deployment."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 from chextriev.serving.doctor import administration, attacks, doors, limits
 from chextriev.serving.doctor.outcome import Outcome, unclear
@@ -24,31 +26,37 @@ def examine(target: Target, *, destructive: bool = False) -> Iterator[Outcome]:
         yield doors.check_version(session)
         yield from administration.check_interfaces(session)
         yield from administration.check_settings(session)
-        yield from _models(session)
+        ensembles, configs = _served(session)
+        yield attacks.check_canary(session, ensembles)
+        yield limits.check_queues(configs)
+        yield limits.check_batches(configs)
+        if ensembles:
+            yield from _attacks(session, ensembles[0])
+        else:
+            yield unclear("bombs and giants are refused", "no encoder of ours is served")
         yield limits.check_body(session)
-        if destructive:
-            yield limits.check_nesting(session)
+        if destructive and ensembles:
+            yield limits.check_nesting(session, ensembles[0])
         yield limits.check_leaks(session)
 
 
-def _models(session: Session) -> Iterator[Outcome]:
+def _served(session: Session) -> tuple[list[str], dict[str, Any]]:
+    """Names of the ensembles that are served, and the configurations of all models that can be read."""
+    if not session.reached:
+        return [], {}
     systems = [session.target.system] if session.target.system else list(SYSTEMS)
-    names = [name for system in systems for name in (ensemble_name(system), index_name(system))]
-    configs = limits.read_configs(session, names) if session.reached else {}
-    ensembles = [name for system in systems if (name := ensemble_name(system)) in configs]
-    if session.reached and not ensembles:  # their configurations may be closed
-        ready = (ensemble_name(system) for system in systems)
-        ensembles = [name for name in ready if session.ask("ModelReady", {"name": name}).code == "OK"]
-    canary = attacks.check_canary(session, ensembles)
-    yield canary
-    yield limits.check_queues(configs)
-    yield limits.check_batches(configs)
-    if not ensembles:
-        yield unclear("bombs and giants are refused", "no encoder of ours is served")
-        return
-    yield attacks.check_batch(session, ensembles[0])
-    yield attacks.check_bomb(session, ensembles[0])
-    yield attacks.check_giant(session, ensembles[0])
-    attacks.ask_wrongly(session, ensembles[0])
-    again = attacks.check_canary(session, ensembles[:1])
-    yield Outcome("it still answers after all that", again.state, again.seen, again.cure)
+    names = [ensemble_name(system) for system in systems]
+    configs = limits.read_configs(session, [*names, *map(index_name, systems)])
+    ensembles = [name for name in names if name in configs]
+    if not ensembles:  # their configurations may be closed
+        ensembles = [name for name in names if session.ask("ModelReady", {"name": name}).code == "OK"]
+    return ensembles, configs
+
+
+def _attacks(session: Session, ensemble: str) -> Iterator[Outcome]:
+    yield attacks.check_batch(session, ensemble)
+    yield attacks.check_bomb(session, ensemble)
+    yield attacks.check_giant(session, ensemble)
+    attacks.ask_wrongly(session, ensemble)
+    again = attacks.check_canary(session, [ensemble])
+    yield replace(again, check="it still answers after all that")

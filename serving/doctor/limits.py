@@ -11,6 +11,8 @@ from chextriev.serving.wire import MAX_BATCH
 
 HUGE_BODY = 10**12
 """Bytes that an HTTP request announces and never sends."""
+PATIENCE_S = 2.0
+"""For a refusal of it."""
 NEST = 200_000
 """Levels of nested JSON; Triton before 2.69 ends itself at them."""
 _LEAKS = {
@@ -53,19 +55,19 @@ def check_body(session: Session) -> Outcome:
         return Outcome(check, "pass", "HTTP is out of reach")
     target = session.target
     announced = {"Content-Length": str(HUGE_BODY)}
-    address, wait_s = (target.host, target.http_port), min(target.timeout_s, 3.0)
+    address, wait_s = (target.host, target.http_port), min(target.timeout_s, PATIENCE_S)
     answer = http_request(address, "POST /v2/models/none/infer", b"", announced, timeout_s=wait_s)
     seen = "it waits for the body" if answer.waits else f"status {answer.status} {shorten(answer.text, 80)}"
     refused = not answer.waits and (answer.status == 0 or 400 <= answer.status < 500)
     return judge(check, refused, seen, "close HTTP, or put a proxy with a limit of 128 MB in front of it")
 
 
-def check_nesting(session: Session) -> Outcome:
-    """Whether nested JSON leaves the server alive. Destructive: it ends a server older than 2.69."""
+def check_nesting(session: Session, ensemble: str) -> Outcome:
+    """Whether nested JSON, sent to a model that is served, leaves the server alive. Destructive before Triton 2.69."""
     check = "nested JSON leaves the server alive"
     if session.no_http is not None:
         return Outcome(check, "pass", "HTTP is out of reach")
-    session.http("POST", "/v2/models/none/infer", b"[" * NEST)
+    session.http("POST", f"/v2/models/{ensemble}/infer", b"[" * NEST)
     alive = session.http("GET", "/v2/health/live").status == 200
     return judge(check, alive, "it lives" if alive else "it is dead", "move to Triton 2.69 (image 26.05) or later")
 

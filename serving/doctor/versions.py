@@ -16,7 +16,7 @@ HOLES = (
     Hole((2, 58), "25.05", "recursion in JSON and integer overflows end the server (CVE-2025-23323 to -23327)"),
     Hole((2, 60), "25.08", "HTTP chunks and the Python backend let others run code (CVE-2025-23310, -23311, -23319)"),
     Hole((2, 67), "26.03", "ways around the restriction of interfaces (CVE-2026-24206, -24207)"),
-    Hole((2, 69), "26.05", "nested JSON and endless HTTP chunks end the server (CVE-2026-47476 to -47482)"),
+    Hole((2, 69), "26.05", "nested JSON, HTTP chunks and other input end the server (CVE-2026-47476 to -47482)"),
     Hole((2, 70), "26.06", "path traversal and unlimited allocation (CVE-2026-47606, -47627 to -47630)"),
     Hole((2, 71), "26.07", "endless iteration over a request (CVE-2026-16497)"),
 )

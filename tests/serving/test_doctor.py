@@ -18,10 +18,10 @@ from PIL import Image
 
 from chextriev.cli import main
 from chextriev.errors import InvalidSetting, MissingFile
-from chextriev.serving.doctor.attacks import BOMB_SIDE, png_bomb
+from chextriev.serving.doctor.attacks import BOMB_SIDE, check_canary, png_bomb
 from chextriev.serving.doctor.examine import examine
 from chextriev.serving.doctor.plain_http import http_request
-from chextriev.serving.doctor.target import Target, shorten
+from chextriev.serving.doctor.target import Session, Target, shorten
 from chextriev.serving.doctor.versions import HOLES, open_holes, read_version
 from chextriev.serving.environment import server_environment
 from chextriev.serving.triton_options import free_ports, model_names, triton_command
@@ -57,6 +57,7 @@ CLOSED_BY_KEY = {
     "log settings are closed",
 }
 BOMB = "an image bomb of 30,000 x 30,000 pixels is refused"
+NESTING = "nested JSON leaves the server alive"
 GIANT = "a message of 96 MB is refused"
 OPEN = CLOSED_BY_KEY | {
     "gRPC is closed without TLS",
@@ -71,18 +72,13 @@ OPEN = CLOSED_BY_KEY | {
 }
 
 
-@pytest.fixture(scope="module")
-def wide_open(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+@contextmanager
+def open_server(folder: Path) -> Iterator[Target]:
     """A Triton as its defaults are, with models controlled by anybody and one that tells too much."""
-    folder = tmp_path_factory.mktemp("open")
-    models, ports, environment = (
-        write_toy_repository(folder, model=TALKATIVE),
-        free_ports((0, 0, 0)),
-        server_environment(),
-    )
+    environment, ports = server_environment(), free_ports((0, 0, 0))
+    models, log = write_toy_repository(folder / "models", model=TALKATIVE), folder / "triton.log"
     command = triton_command(environment, models, model_names(models), ports=ports, key="none")
     command = [word for word in command if "restricted" not in word and "exit-timeout" not in word]
-    log = folder / "triton.log"
     with environment.held(), log.open("wb") as stream:
         process = subprocess.Popen(
             [*command, "--exit-timeout-secs=1"], env=environment.variables(), stdout=stream, stderr=stream, cwd=folder
@@ -95,19 +91,34 @@ def wide_open(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
             process.wait(20)
 
 
-def states(target: Target, *, destructive: bool = False) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def wide_open(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with open_server(tmp_path_factory.mktemp("open")) as target:
+        yield target
+
+
+def states(target: Target) -> dict[str, str]:
     """Check -> state."""
-    return {outcome.check: outcome.state for outcome in examine(target, destructive=destructive)}
+    return {outcome.check: outcome.state for outcome in examine(target)}
 
 
 def test_everything_open_is_found_open(wide_open: Target) -> None:
     outcomes = {outcome.check: outcome for outcome in examine(wide_open)}
     assert {check for check, outcome in outcomes.items() if outcome.state == "fail"} == OPEN
     assert {outcome.state for check, outcome in outcomes.items() if check not in OPEN} == {"pass"}
+    assert NESTING not in outcomes
     assert all(outcome.cure for check, outcome in outcomes.items() if check in OPEN)
     assert "HTTP" in outcomes["shared memory is closed"].seen
     assert "traceback" in outcomes["refusals give nothing away"].seen
     assert "written" in outcomes["log settings are closed"].seen
+
+
+def test_what_ends_an_old_server_is_sent_on_demand_alone(tmp_path: Path) -> None:
+    with open_server(tmp_path) as target:
+        outcomes = {outcome.check: outcome for outcome in examine(target, destructive=True)}
+    assert {check for check, outcome in outcomes.items() if outcome.state == "fail"} == OPEN | {NESTING}
+    assert outcomes[NESTING].seen == "it is dead"
+    assert "2.69" in outcomes[NESTING].cure
 
 
 def test_nothing_of_the_examination_stays(wide_open: Target) -> None:
@@ -139,7 +150,9 @@ def test_without_the_authority_it_says_what_to_give(production: Production) -> N
 
 
 def test_an_encoder_that_is_not_served_fails(production: Production) -> None:
-    assert states(production.target(system="v0"))["a radiograph is encoded"] == "fail"
+    with Session(production.target()) as session:
+        assert check_canary(session, ["chextriev_v0"]).state == "fail"
+        assert check_canary(session, []).state == "fail"
 
 
 def test_where_nothing_listens_nothing_is_claimed() -> None:
@@ -216,8 +229,8 @@ def web_server() -> Iterator[int]:
             thread.join(5)
 
 
-def test_the_command_prints_a_line_a_check_and_fails(
-    production: Production, capsys: pytest.CaptureFixture[str]
+def test_the_command_prints_a_line_a_check_and_fails_if_one_does(
+    production: Production, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = production.target()
     ports = ("--grpc-port", target.grpc_port, "--http-port", target.http_port, "--metrics-port", target.metrics_port)
@@ -226,17 +239,11 @@ def test_the_command_prints_a_line_a_check_and_fails(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("pass         gRPC answers: 127.0.0.2:")
     assert lines[-1] == f"{len(lines) - 2} pass, 1 fail, 0 cannot tell"
-    assert main([*words, "--json"]) == 2
-    content = json.loads(capsys.readouterr().out)
-    assert (content["fail"], content["pass"]) == (1, len(lines) - 2)
-    assert {"check", "state", "seen", "cure"} == set(content["checks"][0])
-
-
-def test_the_command_succeeds_where_all_is_closed(production: Production, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = production.target()
     monkeypatch.setattr("chextriev.serving.doctor.doors.open_holes", lambda version: [])  # no recent server is at hand
-    ports = ("--grpc-port", target.grpc_port, "--http-port", target.http_port, "--metrics-port", target.metrics_port)
-    assert main(["doctor", target.host, *map(str, ports), "--ca", str(target.ca), "--json"]) == 0
+    assert main([*words, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (content["pass"], content["fail"], content["cannot tell"]) == (len(lines) - 1, 0, 0)
+    assert {"check", "state", "seen", "cure"} == set(content["checks"][0])
 
 
 def test_the_bomb_is_a_correct_png() -> None:
