@@ -12,7 +12,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.description = (
         "Attack a running deployment, harmlessly: one line a check, with what was seen and the cure. Exit status 0 if"
-        " every check passes, else 2. Run it from where the clients are, and only on a server of your own."
+        " every check passes, else 2. Among the requests are an image bomb and one of 96 MB. Run"
+        " it from where the clients are, and only on a server of your own."
     )
     parser.add_argument("host", metavar="HOST", help="name or address of the server")
     parser.add_argument("--grpc-port", type=int, default=8001, metavar="N", help="default: %(default)s")

@@ -14,9 +14,9 @@ from chextriev.systems import SYSTEMS
 def examine(target: Target, *, destructive: bool = False) -> Iterator[Outcome]:
     """Every check, in order, as it is done.
 
-    Nothing is changed that stays changed; a server without limits is made to hold one image of 96 MB for a moment.
-    With `destructive`, also what ends an old server. Raises InvalidSetting, MissingFile for unreadable certificates,
-    MissingDependency without the client's packages.
+    Nothing is changed that stays changed, but for memory: among the requests is one of 96 MB (sent compressed), and
+    Triton keeps some of what it took for it. With `destructive`, also what ends an old server. Raises InvalidSetting,
+    MissingFile for unreadable certificates, MissingDependency without the client's packages.
     """
     with Session(target) as session:
         yield doors.check_reachable(session)
