@@ -54,9 +54,19 @@ def digest_of_encoder(model: ModelDescription) -> str:
     return digest
 
 
+def check_encoder(model: ModelDescription) -> ModelDescription:
+    """ServerFailed where a model is no encoder of radiographs."""
+    names = {output.name for output in model.outputs}
+    if not {"embedding", "finding_logits"} <= names or not names <= set(OUTPUTS):
+        raise ServerFailed(
+            f"model {model.name} gives {', '.join(sorted(names))}; an encoder gives {', '.join(OUTPUTS)}"
+        )
+    return model
+
+
 def read_embeddings(model: ModelDescription, image_ids: Sequence[str], answer: Tensors) -> Embeddings:
     """The outputs of an ensemble; ServerFailed where they have other shapes than the model's configuration says."""
-    for output in model.outputs:
+    for output in check_encoder(model).outputs:
         shape = (len(image_ids), *output.shape[1:])
         found = answer[output.name]
         if found.shape != shape or found.dtype != output.dtype:

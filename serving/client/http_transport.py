@@ -24,7 +24,7 @@ from chextriev.serving.client.grpc_transport import with_models
 from chextriev.serving.client.statuses import clean, new_error, serving_error
 from chextriev.serving.client.tls import Tls
 from chextriev.serving.client.transport import Call, ModelDescription, Tensors
-from chextriev.serving.client.triton_messages import describe, microseconds, read_outputs, triton_inputs
+from chextriev.serving.client.triton_messages import UNREADABLE, describe, microseconds, read_outputs, triton_inputs
 
 Result = TypeVar("Result")
 _NO_LIMIT_S = None  # of aiohttp, for the whole of a request; the deadline is `asyncio.timeout`
@@ -96,7 +96,7 @@ class AsyncHttpTransport:
             raise new_error(ServerUnavailable, clean(str(error)) or type(error).__name__, self.address) from None
         except RuntimeError:  # aiohttp's for a session that was closed here
             raise new_error(ServerUnavailable, "the connection was closed", self.address) from None
-        except (ValueError, KeyError, TypeError):  # of tritonclient, for an answer that is not Triton's
+        except UNREADABLE:
             raise new_error(ServerFailed, "the answer cannot be read; is this a Triton?", self.address) from None
 
 

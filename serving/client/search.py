@@ -86,14 +86,15 @@ def search_call(model: ModelDescription, queries: Embeddings, k: int, patients: 
 def read_hits(answer: Tensors, count: int) -> list[list[Hit]]:
     """Hits by query; ServerFailed where the answer is none."""
     try:
-        lines = [json.loads(bytes(line)) for line in answer[HITS].reshape(count)]
-        return [[_hit(fields) for fields in line] for line in lines]
+        return [_hits(json.loads(bytes(line))) for line in answer[HITS].reshape(count)]
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ServerFailed(f"the index's answer is not {count} lists of hits; is it of this release?") from None
 
 
-def _hit(fields: dict[str, Any]) -> Hit:
-    return Hit(**{**fields, "findings": tuple(fields["findings"])})
+def _hits(line: Any) -> list[Hit]:
+    if not isinstance(line, list):
+        raise TypeError
+    return [Hit(**{**fields, "findings": tuple(fields["findings"])}) for fields in line]
 
 
 def _text(ids: Ids) -> npt.NDArray[np.object_]:

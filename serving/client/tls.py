@@ -1,10 +1,13 @@
 """Certificates of both ends of a connection."""
 
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chextriev.errors import InvalidSetting, MissingFile, UntrustedServer
+
+if TYPE_CHECKING:
+    import ssl
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,10 @@ class Tls:
         """Bytes of ca, key and certificate, each None where not given; MissingFile where one cannot be read."""
         return _content(self.ca, "ca"), _content(self.key, "key"), _content(self.certificate, "certificate")
 
-    def context(self) -> ssl.SSLContext:
+    def context(self) -> "ssl.SSLContext":
         """The same for HTTPS; UntrustedServer where the files hold no certificate or no key."""
+        import ssl
+
         ca, _, certificate = self.contents()
         try:
             context = ssl.create_default_context(cadata=None if ca is None else ca.decode("ascii", "replace"))

@@ -1,5 +1,6 @@
 """What Triton's gRPC and HTTP have in common: inputs of a request, and a model's configuration as a description."""
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from chextriev.serving.client.statuses import new_error
 from chextriev.serving.client.transport import Call, ModelDescription, Tensors
 
 _DTYPES = {"TYPE_FP32": "float32", "TYPE_UINT8": "uint8", "TYPE_INT32": "int32", "TYPE_STRING": "bytes"}
+UNREADABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError)
+"""What tritonclient raises over an answer that is not Triton's."""
 WIRE_TYPES = {"float32": "FP32", "uint8": "UINT8", "int32": "INT32", "object": "BYTES"}
 
 
@@ -32,7 +35,7 @@ def read_outputs(result: Any, call: Call, address: str) -> Tensors:
     """The outputs of a tritonclient result by name; ServerFailed where one is missing or its bytes do not fit."""
     try:
         found = {output.name: result.as_numpy(output.name) for output in call.model.outputs}
-    except (ValueError, TypeError, KeyError):
+    except (*UNREADABLE, struct.error):
         found = {}
     missing = [output.name for output in call.model.outputs if found.get(output.name) is None]
     if missing:
