@@ -48,10 +48,13 @@ types: $(STAMP)-dev ## mypy --strict
 	@for stage in $(STAGES); do ln -sfn '$(CURDIR)'/$$stage .typing/chextriev/$$stage; done
 	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml chextriev
 
-bench: $(STAMP) ## measure speed; JSON under eval/results/
+# serving/bench/get_perf_analyzer.sh fetches Triton's own load generator, to measure with it as well.
+bench: $(STAMP) ## measure speed, PERF_ANALYZER=<program> as well; JSON under eval/results/
 	@mkdir -p eval/results
 	for part in data encode train index eval; do \
 		$(BIN)/chextriev bench $$part --out eval/results/bench-$$part.json || exit 1; done
+	$(BIN)/chextriev bench serve --minutes 10 $(if $(PERF_ANALYZER),--perf-analyzer '$(PERF_ANALYZER)') \
+		--out eval/results/bench-serve.json --plot eval/results/bench-serve.svg
 
 bench-gpu: $(STAMP) ## measure the encoder on an NVIDIA GPU against torch on the same device
 	@mkdir -p eval/results

@@ -21,8 +21,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     encode = _add(parts, "encode", "a radiograph to its embedding: the published pipeline against the engines", _encode)
     encode.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     encode.add_argument("--repeats", type=int, metavar="N", help="turns of each part; their median counts")
-    for part in (data, encode):
-        part.add_argument("--backbone", help="default: efficientnet-lite0 for data, resnet50 for encode")
+    serve = _add(
+        parts, "serve", "a local Triton server against the same encoder in this process, at rising load", _serve
+    )
+    serve.add_argument("--bundle", type=Path, help="default: one of random weights on the backbone")
+    serve.add_argument("--engine", metavar="NAME", help="default: onnx-fp32")
+    serve.add_argument("--repeats", type=int, metavar="N", help="turns of each piece of work at saturation")
+    serve.add_argument("--minutes", type=float, metavar="M", help="of the long run (default: half a minute)")
+    serve.add_argument(
+        "--perf-analyzer", type=Path, metavar="PATH", help="Triton's program, to measure with it as well"
+    )
+    serve.add_argument("--plot", type=Path, metavar="FILE", help="draw latencies against load there, as SVG")
+    for part in (data, encode, serve):
+        part.add_argument("--backbone", help="default: resnet50 for encode, efficientnet-lite0 for the others")
     _add(parts, "train", "training steps from cached features against running the backbone every step", _train)
     index = _add(parts, "index", "approximate against exact search", _index)
     index.add_argument("--vectors", type=int, default=50_000, metavar="N")
@@ -76,6 +87,19 @@ def _encode(options: argparse.Namespace) -> Content:
         repeats=options.repeats or EncodeBenchSettings.repeats,
     )
     return bench_encode(settings)
+
+
+def _serve(options: argparse.Namespace) -> Content:
+    from chextriev.serving.bench import ServeBenchSettings, bench_serve
+    from chextriev.serving.bench.picture import draw_load
+
+    names = ("bundle", "engine", "backbone", "repeats", "minutes", "perf_analyzer")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    content = bench_serve(ServeBenchSettings(**given))
+    if options.plot:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.plot, draw_load(content))
+    return content
 
 
 def _train(_: argparse.Namespace) -> Content:

@@ -1,0 +1,99 @@
+"""The same server under Triton's own load generator, so that our numbers need not be believed alone.
+
+`get_perf_analyzer.sh FOLDER` fetches the program. A request's latency counts from when it was sent, in its way of
+measuring.
+"""
+
+import base64
+import csv
+import json
+import math
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from chextriev.errors import MissingDependency
+from chextriev.serving.bench.settings import ServeBenchSettings
+from chextriev.serving.client import RadiographFile
+from chextriev.serving.local_server import LocalServer
+from chextriev.serving.wire import BOXES, IMAGE, ensemble_name
+
+_LATENCIES = {"p50": "p50 latency", "p95": "p95 latency", "p99": "p99 latency"}
+_ADVICE = "fetch it with serving/bench/get_perf_analyzer.sh FOLDER, and give FOLDER/perf_analyzer"
+
+
+def check_program(program: Path) -> str:
+    """The version of perf_analyzer; MissingDependency where it cannot be run."""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise MissingDependency(
+            f"{program} cannot be run as perf_analyzer ({type(error).__name__}); {_ADVICE}"
+        ) from None
+    return done.stdout.strip()
+
+
+def measure_perf_analyzer(
+    server: LocalServer, file: RadiographFile, saturation_per_s: float, settings: ServeBenchSettings, *, system: str
+) -> dict[str, Any]:
+    """Throughput and latencies (ms) at the concurrencies and Poisson loads of the settings, half as long for each.
+
+    Empty without the program. What fails is stated in place of the numbers.
+    """
+    if settings.perf_analyzer is None:
+        return {}
+    seconds = settings.load_s / 2
+    with TemporaryDirectory() as folder:
+        inputs = Path(folder) / "inputs.json"
+        inputs.write_text(json.dumps(input_data(file)))
+        usual = [settings.perf_analyzer, "-m", ensemble_name(system), "-i", "grpc", "-u", server.grpc]
+        command = [*map(str, usual), "--async", "--max-threads", "1", "--input-data", str(inputs)]
+        return {
+            "version": check_program(settings.perf_analyzer),
+            "concurrency": {
+                str(many): _measure(
+                    [*command, "--concurrency-range", str(many)], max(2 * many, round(saturation_per_s * seconds))
+                )
+                for many in settings.concurrency
+            },
+            "poisson": [
+                {
+                    "load": load,
+                    **_measure(
+                        _at_rate(command, load * saturation_per_s), math.ceil(load * saturation_per_s * seconds)
+                    ),
+                }
+                for load in settings.loads
+            ],
+        }
+
+
+def input_data(file: RadiographFile) -> dict[str, Any]:
+    """What perf_analyzer sends, in its own JSON form: bytes as Triton lays them out, their length before them."""
+    image = len(file.content).to_bytes(4, "little") + file.content
+    boxes = {"content": [float(corner) for corner in file.boxes.xyxy.ravel()]}
+    return {"data": [{IMAGE: {"b64": base64.b64encode(image).decode()}, BOXES: boxes}]}
+
+
+def read_table(text: str) -> dict[str, Any]:
+    """Throughput and latencies of the one measurement that a CSV file of perf_analyzer holds."""
+    (row,) = csv.DictReader(text.splitlines())
+    latency_ms = {name: float(row[column]) / 1000 for name, column in _LATENCIES.items()}
+    return {"answered_per_s": float(row["Inferences/Second"]), "latency_ms": latency_ms}
+
+
+def _at_rate(command: Sequence[str], rate_per_s: float) -> list[str]:
+    return [*command, "--request-rate-range", f"{rate_per_s:.4f}", "--request-distribution", "poisson"]
+
+
+def _measure(command: Sequence[str], requests: int) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        table = Path(folder) / "table.csv"
+        counted = [*command, "--request-count", str(requests), "-f", str(table)]
+        done = subprocess.run(counted, capture_output=True, text=True, check=False)
+        if done.returncode or not table.exists():
+            said = (done.stderr or done.stdout).strip().splitlines()
+            return {"requests": requests, "failed": said[-1] if said else f"exit status {done.returncode}"}
+        return {"requests": requests, **read_table(table.read_text())}
