@@ -1,13 +1,15 @@
 """Triton over gRPC, for threads and for an event loop."""
 
+import asyncio
 from contextlib import suppress
 from typing import Any
 
-from chextriev.errors import ServerUnavailable, ServingError, UnknownModel
+from chextriev.errors import ServerUnavailable, ServingError, UnknownModel, UntrustedServer
 from chextriev.optional import require
 from chextriev.serving.client.connection import Connection
 from chextriev.serving.client.statuses import new_error, serving_error
 from chextriev.serving.client.tls import Tls
+from chextriev.serving.client.tls_probe import hung_up, tls_quarrel
 from chextriev.serving.client.transport import Call, ModelDescription, Tensors
 from chextriev.serving.client.triton_messages import describe, microseconds, read_outputs, triton_inputs
 
@@ -20,6 +22,7 @@ class GrpcTransport:
 
     def __init__(self, address: str, connection: Connection | None = None, *, tls: Tls | None = None) -> None:
         self.address, self._connection = address, connection or Connection()
+        self._tls = tls
         self.library = require("tritonclient.grpc", extra="client")
         self.client = self.library.InferenceServerClient(address, **client_options(self._connection, tls))
 
@@ -28,8 +31,7 @@ class GrpcTransport:
         try:
             answer = self.client.get_model_config(model, as_json=True, **self._options(timeout_s))
         except (self.library.InferenceServerException, ValueError) as error:
-            failure = grpc_error(error, self.address)
-            raise self._with_models(failure, timeout_s) from None
+            raise self._with_models(self._failure(error), timeout_s) from None
         return describe(answer.get("config", {}), self.address)
 
     def infer(self, call: Call, timeout_s: float) -> Tensors:
@@ -43,7 +45,7 @@ class GrpcTransport:
                 **self._options(timeout_s),
             )
         except (self.library.InferenceServerException, ValueError) as error:
-            raise grpc_error(error, self.address) from None
+            raise self._failure(error) from None
         return read_outputs(result, call, self.address)
 
     def close(self) -> None:
@@ -52,6 +54,10 @@ class GrpcTransport:
 
     def _options(self, timeout_s: float) -> dict[str, Any]:
         return {"headers": dict(self._connection.headers), "client_timeout": timeout_s}
+
+    def _failure(self, error: Exception) -> ServingError:
+        failure = grpc_error(error, self.address)
+        return because_of_tls(failure, self.address, self._tls) if hung_up(str(failure)) else failure
 
     def _with_models(self, error: ServingError, timeout_s: float) -> ServingError:
         if not isinstance(error, UnknownModel):
@@ -67,6 +73,7 @@ class AsyncGrpcTransport:
 
     def __init__(self, address: str, connection: Connection | None = None, *, tls: Tls | None = None) -> None:
         self.address, self._connection = address, connection or Connection()
+        self._tls = tls
         self._library = require("tritonclient.grpc.aio", extra="client")
         self._settings = client_options(self._connection, tls)
         self._opened: Any = None
@@ -83,8 +90,7 @@ class AsyncGrpcTransport:
         try:
             answer = await self._client.get_model_config(model, as_json=True, **self._options(timeout_s))
         except (self._library.InferenceServerException, ValueError) as error:
-            failure = grpc_error(error, self.address)
-            raise await self._with_models(failure, timeout_s) from None
+            raise await self._with_models(await self._failure(error), timeout_s) from None
         return describe(answer.get("config", {}), self.address)
 
     async def infer(self, call: Call, timeout_s: float) -> Tensors:
@@ -98,7 +104,7 @@ class AsyncGrpcTransport:
                 **self._options(timeout_s),
             )
         except (self._library.InferenceServerException, ValueError) as error:
-            raise grpc_error(error, self.address) from None
+            raise await self._failure(error) from None
         return read_outputs(result, call, self.address)
 
     async def close(self) -> None:
@@ -108,6 +114,12 @@ class AsyncGrpcTransport:
 
     def _options(self, timeout_s: float) -> dict[str, Any]:
         return {"headers": dict(self._connection.headers), "client_timeout": timeout_s}
+
+    async def _failure(self, error: Exception) -> ServingError:
+        failure = grpc_error(error, self.address)
+        if not hung_up(str(failure)):
+            return failure
+        return await asyncio.to_thread(because_of_tls, failure, self.address, self._tls)
 
     async def _with_models(self, error: ServingError, timeout_s: float) -> ServingError:
         if not isinstance(error, UnknownModel):
@@ -146,6 +158,12 @@ def grpc_error(error: Exception, address: str) -> ServingError:
         return new_error(ServerUnavailable, "the connection was closed", address)
     status, message = getattr(error, "status", lambda: None)(), getattr(error, "message", lambda: None)()
     return serving_error(status, message, address)
+
+
+def because_of_tls(error: ServingError, address: str, tls: Tls | None) -> ServingError:
+    """UntrustedServer in place of the error where the two ends do not agree on TLS."""
+    quarrel = tls_quarrel(address, tls)
+    return UntrustedServer(f"{address}: {quarrel}") if quarrel else error
 
 
 def with_models(error: ServingError, index: list[dict[str, Any]]) -> ServingError:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chextriev.bundle import EncoderBundle
 from chextriev.encoder import Embeddings, open_encoder
 from chextriev.errors import DeadlineExpired, InvalidSetting, OtherEncoder, RequestRefused, UnknownModel
 from chextriev.index.search import open_index
@@ -35,6 +36,8 @@ client.embed([RadiographFile.from_path(path, sys.argv[3]) for path in sys.argv[4
 print("embedded", flush=True)
 signal.pause()
 """
+
+_KNOWN: dict[tuple[str, int], Embeddings] = {}
 
 every = pytest.mark.parametrize("way", [*SCHEMES, "in-process"])
 both = pytest.mark.parametrize("kind", ["threads", "loop"])
@@ -75,22 +78,30 @@ def assert_same(found: Embeddings, wanted: Embeddings) -> None:
         np.testing.assert_array_equal(arrays(found)[name], array, err_msg=name)
 
 
+def in_process(bundle: EncoderBundle, count: int, served: Served) -> Embeddings:
+    """The embeddings of the first radiographs in one batch, computed once."""
+    if (bundle.digest, count) not in _KNOWN:
+        encoder = open_encoder(bundle)
+        _KNOWN[bundle.digest, count] = encoder.encode([file.decode() for file in served.files[:count]])
+    return _KNOWN[bundle.digest, count]
+
+
 @both
 @every
 @pytest.mark.parametrize("system", ["graph", "ath"])
-@pytest.mark.parametrize("count", [1, 5, 24])
+@pytest.mark.parametrize("count", [1, 4])
 def test_the_same_batch_gives_the_same_bits(served: Served, way: str, kind: str, system: str, count: int) -> None:
     bundle, files = (served.bundle if system == "graph" else served.ath), served.files[:count]
     found = ask(served, way, kind, lambda client: client.embed(files), system=bundle.card.system)
-    assert_same(found, open_encoder(bundle).encode([file.decode() for file in files]))
+    assert_same(found, in_process(bundle, count, served))
 
 
 @both
 @every
 def test_a_stream_gives_nearly_the_same_as_one_batch(served: Served, way: str, kind: str) -> None:
-    wanted = served.encoder.encode([file.decode() for file in served.files])
-    for batch in (1, 5):
-        parts = ask(served, way, kind, lambda client, batch=batch: client.stream(served.files, batch=batch))
+    files, wanted = served.files[:4], in_process(served.bundle, 4, served)
+    for batch in (1, 3):
+        parts = ask(served, way, kind, lambda client, batch=batch: client.stream(files, batch=batch))
         assert tuple(name for part in parts for name in part.image_ids) == wanted.image_ids
         for name, array in arrays(wanted).items():
             found = np.concatenate([arrays(part)[name] for part in parts])
@@ -100,7 +111,7 @@ def test_a_stream_gives_nearly_the_same_as_one_batch(served: Served, way: str, k
 @both
 @pytest.mark.parametrize("way", ["grpc", "shm"])
 def test_decoded_radiographs_give_the_bits_of_their_files(served: Served, way: str, kind: str) -> None:
-    files = served.files[:3]
+    files = served.files[:2]
     pixels = ask(served, way, kind, lambda client: client.embed([file.decode() for file in files]))
     assert_same(pixels, ask(served, way, kind, lambda client: client.embed(files)))
 
@@ -169,11 +180,11 @@ def test_every_transport_refuses_in_the_same_words(served: Served, kind: str, fa
 @both
 @every
 def test_one_refused_radiograph_costs_no_other_its_answer(served: Served, way: str, kind: str) -> None:
-    sources = [*served.files[:3], RadiographFile("bad", b"no picture", served.files[0].boxes), *served.files[3:6]]
-    found = ask(served, way, kind, lambda client: client.answers(sources, concurrency=2, batch=4))
+    sources = [served.files[0], RadiographFile("bad", b"no picture", served.files[0].boxes), served.files[1]]
+    found = ask(served, way, kind, lambda client: client.answers(sources, concurrency=2, batch=2))
     assert [answer.image_id for answer in found] == [source.image_id for source in sources]
-    assert [type(answer.error).__name__ for answer in found].count("NoneType") == 6
-    assert isinstance(found[3].error, RequestRefused)
+    assert [type(answer.error).__name__ for answer in found].count("NoneType") == 2
+    assert isinstance(found[1].error, RequestRefused)
 
 
 @both
@@ -185,13 +196,13 @@ def test_a_system_that_is_not_served(served: Served, way: str, kind: str) -> Non
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_an_expired_deadline_harms_no_later_request(served: Served, scheme: str) -> None:
-    wanted = served.encoder.encode([file.decode() for file in served.files])
+    files = served.files[:4]
     with Client(address(served, scheme), system=served.bundle.card.system) as client:
         client.encoder_digest()
-        for _ in range(5):
+        for _ in range(2):
             with pytest.raises(DeadlineExpired, match=r"\(request \w+, images"):
-                client.embed(served.files[::-1], deadline=Deadline(total_s=0.001))
-        assert_same(client.embed(served.files), wanted)
+                client.embed(files[::-1], deadline=Deadline(total_s=0.001))
+        assert_same(client.embed(files), in_process(served.bundle, 4, served))
 
 
 def regions(served: Served) -> list[str]:
@@ -207,7 +218,7 @@ def shared_files() -> set[str]:
 def test_shared_memory_is_bounded_reused_and_leaves_nothing(served: Served) -> None:
     before = regions(served)
     with Client(address(served, "shm"), system=served.bundle.card.system) as client:
-        for _ in client.stream(served.files * 4, concurrency=3):
+        for _ in client.stream(served.files[:8], concurrency=3):
             assert not shared_files()
             assert 1 <= len(set(regions(served)) - set(before)) <= 3
         used = regions(served)
@@ -281,10 +292,10 @@ def test_a_client_of_thousands_stays_small(served: Served, scheme: str) -> None:
 
     with Client(address(served, scheme), system=served.bundle.card.system) as client:
         stream = client.stream(sources(), concurrency=4)
-        for _ in range(30):
+        for _ in range(9):
             next(stream)
         stream.close()
-    assert pulled <= 30 + 8
+    assert pulled <= 9 + 8
 
 
 def test_the_server_logs_no_image(served: Served) -> None:
