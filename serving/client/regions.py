@@ -1,6 +1,5 @@
 """Shared memory of this host: regions that both ends map, and a bounded pool of them."""
 
-import fcntl
 import mmap
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from chextriev.errors import DeadlineExpired, InvalidSetting
 
 FOLDER = Path("/dev/shm")
-_NAME = re.compile(r"chextriev-client-[0-9a-f]{32}")
+_NAME = re.compile(r"chextriev-client-(\d+)-(\d+)-(\d+)-[0-9a-f]{32}")
 _SMALLEST = 2**20
 
 
@@ -25,11 +24,10 @@ class Region:
     """
 
     def __init__(self, size: int, register: Callable[[str, int], None]) -> None:
-        self.name, self.size = f"chextriev-client-{secrets.token_hex(16)}", size
+        self.name, self.size = new_name(), size
         path = FOLDER / self.name
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # until the file is gone: by it `reap` knows that we live
             os.posix_fallocate(descriptor, 0, size)  # else a full /dev/shm would kill the process at its first write
             self.memory = mmap.mmap(descriptor, size)
             register(self.name, size)
@@ -48,20 +46,36 @@ class Region:
             self.memory.close()
 
 
+def new_name() -> str:
+    """A random name that says whose it is: process namespace, process, and when that began."""
+    return f"chextriev-client-{_namespace()}-{os.getpid()}-{_begun(os.getpid())}-{secrets.token_hex(16)}"
+
+
+def is_orphan(name: str) -> bool:
+    """Whether a client of this container made a region of this name and has ended, however it ended."""
+    named = _NAME.fullmatch(name)
+    return named is not None and named[1] == _namespace() and str(_begun(int(named[2]))) != named[3]
+
+
 def reap() -> None:
     """Remove files of clients that were killed between making one and handing it over."""
     for path in FOLDER.glob("chextriev-client-*"):
-        if not _NAME.fullmatch(path.name):
-            continue
-        with suppress(OSError):  # another user's, or gone meanwhile
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                # One without bytes may be of a client that is about to lock it.
-                if os.fstat(descriptor).st_size:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-            finally:
-                os.close(descriptor)
+        if is_orphan(path.name):
+            with suppress(OSError):  # another user's, or gone meanwhile
+                path.unlink()
+
+
+def _namespace() -> str:
+    return "".join(filter(str.isdigit, os.readlink("/proc/self/ns/pid")))
+
+
+def _begun(pid: int) -> int | None:
+    """When a process started, in clock ticks since the machine did; None where it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 class RegionPool:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from chextriev.errors import DeadlineExpired, InvalidSetting, RequestRefused, ServerUnavailable, ServingError
 from chextriev.serving.client.connection import Connection
 from chextriev.serving.client.grpc_transport import GrpcTransport, grpc_error
-from chextriev.serving.client.regions import Region, RegionPool, reap
+from chextriev.serving.client.regions import Region, RegionPool, is_orphan, reap
 from chextriev.serving.client.statuses import new_error
 from chextriev.serving.client.transport import Call, ModelDescription, Tensors
 from chextriev.serving.client.triton_messages import WIRE_TYPES, microseconds, read_outputs
@@ -38,7 +38,7 @@ class SharedMemoryTransport:
         self._client, self._library = self._grpc.client, self._grpc.library
         self._pool = RegionPool(connection.sockets, self._new_region, self._unregister)
         self._lock, self._registered = threading.Lock(), set[str]()
-        self._closed = False
+        self._closed = self._swept = False
         reap()
 
     def describe(self, model: str, timeout_s: float) -> ModelDescription:
@@ -155,7 +155,18 @@ class SharedMemoryTransport:
         self._pool.lose()
 
     def _new_region(self, size: int) -> Region:
+        with self._lock:
+            swept, self._swept = self._swept, True
+        if not swept:
+            self._sweep()
         return Region(size, self._register)
+
+    def _sweep(self) -> None:
+        """Have the server let go of what killed clients of this host have left with it."""
+        with suppress(self._library.InferenceServerException, ValueError):
+            status = self._client.get_system_shared_memory_status(as_json=True, **self._options())
+            for name in filter(is_orphan, status.get("regions", {})):
+                self._client.unregister_system_shared_memory(name, **self._options())
 
     def _register(self, name: str, size: int) -> None:
         with self._lock:

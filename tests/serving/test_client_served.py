@@ -18,7 +18,7 @@ from chextriev.index.search import open_index
 from chextriev.radiograph import RegionBoxes
 from chextriev.radiograph_file import RadiographFile
 from chextriev.serving.client import AsyncClient, Client, Deadline, InProcessTransport, Threaded
-from chextriev.serving.client.regions import FOLDER
+from chextriev.serving.client.regions import FOLDER, new_name
 from chextriev.serving.wire import OUTPUTS, ensemble_name
 from tests.serving.served import Served
 from tests.serving.stock import stock_client
@@ -36,6 +36,8 @@ client.embed([RadiographFile.from_path(path, sys.argv[3]) for path in sys.argv[4
 print("embedded", flush=True)
 signal.pause()
 """
+
+NAMED = "from chextriev.serving.client.regions import new_name; print(new_name())"
 
 _KNOWN: dict[tuple[str, int], Embeddings] = {}
 
@@ -235,7 +237,7 @@ def test_shared_memory_that_a_server_has_forgotten_is_replaced(served: Served) -
         assert_same(client.embed(served.files[:3]), wanted)
 
 
-def test_a_killed_client_leaves_no_shared_memory(served: Served, tmp_path: Path) -> None:
+def test_what_a_killed_client_leaves_is_gone_with_the_next_one(served: Served, tmp_path: Path) -> None:
     from chextriev.anatomy import Region
 
     (tmp_path / "boxes.json").write_text(
@@ -246,19 +248,30 @@ def test_a_killed_client_leaves_no_shared_memory(served: Served, tmp_path: Path)
     with subprocess.Popen([sys.executable, "-c", CRASH, *words], stdout=subprocess.PIPE, text=True) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == "embedded\n"
-        assert regions(served)
+        left = set(regions(served))
+        assert left
         client.kill()
         client.wait(10)
     assert not shared_files()
-    with stock_client("grpc", served.server.grpc) as other:
-        other.unregister_system_shared_memory()
+    assert set(regions(served)) == left  # mapped by the server alone
+    with Client(address(served, "shm"), system=served.bundle.card.system) as other:
+        other.embed(served.files[0])
+        assert not left & set(regions(served))
+    assert not regions(served)
 
 
 def test_a_file_of_a_client_that_died_at_the_wrong_moment_is_removed(served: Served) -> None:
-    left = FOLDER / f"chextriev-client-{'0' * 32}"
-    left.write_bytes(b"half a region")
-    with Client(address(served, "shm"), system=served.bundle.card.system):
-        assert not left.exists()
+    with subprocess.Popen([sys.executable, "-c", NAMED], stdout=subprocess.PIPE, text=True) as client:
+        left = FOLDER / client.communicate()[0].strip()
+    strange, ours = FOLDER / f"chextriev-client-1-1-1-{'0' * 32}", FOLDER / new_name()
+    try:
+        for path in (left, strange, ours):
+            path.write_bytes(b"half a region")
+        with Client(address(served, "shm"), system=served.bundle.card.system):
+            assert [path.exists() for path in (left, strange, ours)] == [False, True, True]
+    finally:
+        strange.unlink()
+        ours.unlink()
 
 
 def test_a_full_shared_memory_is_named(served: Served) -> None:
