@@ -67,7 +67,8 @@ def started(models: Path, folder: Path, *, mutual: bool = False) -> Iterator[Pro
     command = [sys.executable, str(DOCKER / "entrypoint.py"), f"--backend-directory={environment.backends}"]
     command += [f"--{kind}-port={port}" for kind, port in zip(("grpc", "http", "metrics"), ports, strict=True)]
     command += [f"--grpc-address={OUTSIDE}", "--metrics-address=127.0.0.1", "--exit-timeout-secs=1"]
-    command += [f"--backend-config=python,shm-region-prefix-name=chextriev-production-{os.getpid()}-{ports[0]}-"]
+    memory = f"chextriev-production-{os.getpid()}-{ports[0]}-"
+    command += [f"--backend-config=python,shm-region-prefix-name={memory}"]
     with environment.held(), log.open("wb") as stream:
         process = subprocess.Popen(
             command, env={**environment.variables(), **settings}, stdout=stream, stderr=stream, cwd=folder
@@ -78,6 +79,8 @@ def started(models: Path, folder: Path, *, mutual: bool = False) -> Iterator[Pro
         finally:
             process.terminate()
             process.wait(20)
+            for left in Path("/dev/shm").glob(f"{memory}*"):  # of models that a test killed
+                left.unlink()
 
 
 def await_health(process: subprocess.Popen[bytes], models: Path, port: int, log: Path) -> None:
