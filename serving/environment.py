@@ -24,6 +24,7 @@ from time import time
 from chextriev.errors import ServerNotStarted
 from chextriev.progress import track
 from chextriev.scratch import locked, remove, scratch_beside
+from chextriev.serving.plain_path import is_plain
 
 TRITON = "nvidia-pytriton==0.7.0"
 """The wheel that carries tritonserver 2.51.0 and its Python backend, for Linux on x86_64 with glibc 2.35 or later."""
@@ -98,6 +99,8 @@ def server_environment(directory: Path | None = None) -> ServerEnvironment:
     """
     check_platform()
     home = Path(directory or cache_folder() / "server").absolute()
+    if not is_plain(home):
+        raise ServerNotStarted(f"Triton takes no path with spaces, as in {home}; set {CACHE} to another folder")
     home.mkdir(parents=True, exist_ok=True)
     requirements = Path(__file__).with_name("requirements.txt")
     recipe = f"{sys.version} {sys.base_prefix} {TRITON}\n{requirements.read_text()}"

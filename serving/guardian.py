@@ -46,7 +46,8 @@ class GuardedTask:
     """What a guardian is to run.
 
     variables: the environment. prefix: of its shared memory. parent: process id of whom it belongs to. models: names
-    that the log may hold. temporary: whether to remove the folder when the server was stopped.
+    that the log may hold. private: folders that nothing may name. temporary: whether to remove the folder where the
+    parent has ended and cannot.
     """
 
     command: list[str]
@@ -56,6 +57,7 @@ class GuardedTask:
     log_bytes: int
     log_files: int
     models: list[str]
+    private: list[str]
     temporary: bool
     prefix: str = ""
     parent: int = 0
@@ -91,7 +93,7 @@ class Guardian:
         output.join(GRACE_S)
         if not self._ready.is_set():
             print("\n".join(self._last), flush=True)  # noqa: T201 - its parent reads this
-        if self._stopping.is_set() and self._task.temporary:
+        if self._task.temporary and os.getppid() != self._task.parent:
             shutil.rmtree(self._task.folder, ignore_errors=True)
         return 0 if self._stopping.is_set() else ENDED
 
@@ -154,7 +156,7 @@ class Guardian:
         if kept is not None:
             self._write(kept)
         if not self._ready.is_set() and not _NO_FAULT.match(line):
-            self._last.append(self._without_paths(line))
+            self._last.append(self._without_paths(line, *self._task.private))
 
     def _note(self, text: str) -> None:
         self._write(time.strftime("%Y-%m-%dT%H:%M:%SZ N ", time.gmtime()) + text)

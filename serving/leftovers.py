@@ -17,6 +17,7 @@ MEMORY = Path("/dev/shm")
 PROGRAMS = ("tritonserver", "triton_python_backend_stub")
 _NAME = re.compile(r"(chextriev-(\d+)-(\d+)-(\d+)-\d+-).*", re.DOTALL)
 _KILL_WAIT_MS = 5_000
+_LISTENING = "0A"  # in /proc/net/tcp
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,42 @@ def server_processes(prefix: str) -> list[ServerProcess]:
     return [process for process in found if process is not None]
 
 
-def end_processes(prefix: str) -> int:
-    """Kill what lives of a server, and wait until it has ended; how many there were."""
-    processes = server_processes(prefix)
-    for process in processes:
-        with suppress(ProcessLookupError, PermissionError):
-            descriptor = os.pidfd_open(process.pid)
-            try:
-                if begun(process.pid) == process.begun:
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                    _wait(descriptor)
-            finally:
-                os.close(descriptor)
-    return len(processes)
+def listening_ports(pid: int) -> set[int]:
+    """TCP ports on which a process of ours listens."""
+    sockets = set()
+    with suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                sockets.add(os.readlink(entry))
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENING and f"socket:[{fields[9]}]" in sockets:
+                    ports.add(int(fields[1].rpartition(":")[2], 16))
+    return ports
+
+
+def end_processes(prefix: str) -> None:
+    """Kill what lives of a server, and wait until it has ended."""
+    for process in server_processes(prefix):
+        end_process(process)
+
+
+def end_process(process: ServerProcess) -> None:
+    """Kill a process if it lives, wait until it has ended, and remove the memory that it shared with Triton."""
+    with suppress(ProcessLookupError, PermissionError):
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            if begun(process.pid) == process.begun:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                _wait(descriptor)
+        finally:
+            os.close(descriptor)
+    if process.memory:
+        with suppress(OSError):
+            (MEMORY / process.memory).unlink(missing_ok=True)
 
 
 def server_memory(prefix: str) -> list[Path]:

@@ -13,6 +13,7 @@ from types import TracebackType
 from chextriev.errors import ServerNotStarted
 from chextriev.serving.environment import server_environment
 from chextriev.serving.leftovers import ServerProcess, reap_servers
+from chextriev.serving.plain_path import is_plain
 from chextriev.serving.server_lives import LOG_FILE, ServerLives, ServerPlace
 from chextriev.serving.server_settings import ServerSettings as ServerSettings
 from chextriev.serving.supervisor import ServerEvent, Supervisor
@@ -36,9 +37,8 @@ class LocalServer:
             held = [stack.enter_context(environment.held())]
             self._folder = _temporary(stack) if self.settings.state is None else _own(self.settings.state, stack, held)
             reap_servers()
-            self._lives = ServerLives(
-                ServerPlace(self.repository, environment, self._folder, tuple(held)), self.settings
-            )
+            repository = _plain_path(self.repository, stack)
+            self._lives = ServerLives(ServerPlace(repository, environment, self._folder, tuple(held)), self.settings)
             stack.callback(self._lives.end)
             self._lives.start()
             supervisor = Supervisor(self._lives, self.settings)
@@ -116,6 +116,19 @@ def _temporary(stack: ExitStack) -> Path:
     """A folder that is removed at the end; where we are killed, the guardian removes it."""
     made = tempfile.TemporaryDirectory(prefix="chextriev-server-", ignore_cleanup_errors=True)
     return Path(stack.enter_context(made))
+
+
+def _plain_path(repository: Path, stack: ExitStack) -> Path:
+    """The repository, or a link to it, by a path that Triton can pass on."""
+    if is_plain(repository) or not repository.is_dir():
+        return repository
+    link = _temporary(stack) / "models"
+    link.symlink_to(repository)
+    if not is_plain(link):
+        raise ServerNotStarted(
+            f"Triton takes no path with spaces; set TMPDIR to another folder than {link.parent.parent}"
+        )
+    return link
 
 
 def _own(folder: Path, stack: ExitStack, held: list[int]) -> Path:

@@ -12,17 +12,18 @@ from chextriev.serving.canary import ServerControl, answers_canary
 from chextriev.serving.environment import ServerEnvironment
 from chextriev.serving.guarded import GuardedServer
 from chextriev.serving.guardian import GuardedTask
-from chextriev.serving.leftovers import ServerProcess, server_processes
+from chextriev.serving.leftovers import ServerProcess, listening_ports, server_processes
+from chextriev.serving.server_log import without_paths
 from chextriev.serving.server_settings import ServerSettings
 from chextriev.serving.supervisor import ServerEvent
-from chextriev.serving.triton_options import ADMIN, LOOPBACK, free_ports, model_names, triton_command
+from chextriev.serving.triton_options import ADMIN, LOOPBACK, TAKEN, free_ports, model_names, port_taken, triton_command
 
 LOG_FILE = "server.log"
 _ATTEMPTS = 3  # a port that was free may be taken by another before the server has it
-_TAKEN = "already in use"
 _LOOK_S = 0.1
-_NO_FAULT = re.compile("CUDA|Cuda|pinned")  # Triton complains of a missing GPU
-_SAID_LINES = 6
+_FAULT = re.compile(r'\S+ [EF] \d+ \S+\] "(.*?)(?:\\n.*)?"?')  # of an error's lines, the first is enough
+_NO_FAULT = re.compile("CUDA|Cuda")  # Triton complains of a missing GPU
+_SAID_FAULTS, _SAID_LINES = 3, 6
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,12 @@ class ServerLives:
     def start(self) -> None:
         """Start it and wait until it is ready; another free port is tried where one was taken meanwhile."""
         for attempt in range(_ATTEMPTS):
-            self.ports = free_ports(self._settings.ports)
+            self.ports = free_ports(self._settings.ports)  # outside: a port that was asked for and is taken stays so
             try:
                 self._start()
                 break
             except ServerNotStarted as error:
-                if _TAKEN not in str(error) or all(self._settings.ports) or attempt == _ATTEMPTS - 1:
+                if TAKEN not in str(error) or attempt == _ATTEMPTS - 1:
                     raise
         self.record("ready", "every ensemble answers")
 
@@ -121,6 +122,7 @@ class ServerLives:
                     f"no answer within {self._settings.start_timeout_s:g} s; {self._last_words()}; give it more time"
                     " (start_timeout_s)"
                 )
+        self._check_ports()
         life.ready()
         self.models = tuple(sorted(name for name, state in self.control.models().items() if state == "READY"))
         self.ensembles = tuple(sorted(self.control.ensembles()))
@@ -131,9 +133,19 @@ class ServerLives:
         return life.stop() if life else []
 
     def _last_words(self) -> str:
-        """What Triton complained of last."""
-        said = [line for line in self._end_life() if not _NO_FAULT.search(line)]
-        return "it says: " + (" | ".join(said[-_SAID_LINES:]) if said else "nothing")
+        """What Triton complained of."""
+        lines = [line for line in self._end_life() if not _NO_FAULT.search(line)]
+        faults = [found[1] for found in map(_FAULT.fullmatch, lines) if found]
+        said = list(dict.fromkeys(faults))[:_SAID_FAULTS] or lines[-_SAID_LINES:]
+        return "it says: " + (without_paths(" | ".join(said)) or "nothing")
+
+    def _check_ports(self) -> None:
+        """ServerNotStarted where Triton has not all of its ports: of one that is taken it says nothing itself."""
+        (triton,) = [process.pid for process in self.processes() if process.model is None] or [0]
+        missing = set(self.ports) - listening_ports(triton)
+        if missing and not self.ended():
+            self._end_life()
+            raise port_taken(min(missing))
 
     def _task(self) -> GuardedTask:
         place, settings = self._place, self._settings
@@ -145,5 +157,6 @@ class ServerLives:
             log_bytes=settings.log_bytes,
             log_files=settings.log_files,
             models=self._names,
+            private=[str(place.repository), str(place.folder), str(place.environment.packages.parent)],
             temporary=settings.state is None,
         )

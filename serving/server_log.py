@@ -18,7 +18,8 @@ _KNOWN = (
     r"Stub process 'NAME_\d+(?:_\d+)?' is not healthy\.",
     r"Waiting for in-flight requests to complete\.",
     r"All models are stopped, unloading models",
-    r"Timeout \d+: Found \d+ (?:live models|model versions) .*",
+    r"Timeout \d+: Found \d+ live models and \d+ in-flight non-inference requests",
+    r"Timeout \d+: Found \d+ model versions that have in-flight inferences",
     r"Exit timeout expired\. Exiting immediately\.",
 )
 _NO_GPU = re.compile(
@@ -27,7 +28,7 @@ _NO_GPU = re.compile(
     r"|failed to allocate pinned system memory: .*"
 )
 """What this build says as an error or warning of any machine without a GPU."""
-_PATH = re.compile(r"(?<![\w.:])/[^\s'\",;:)(]+")
+_PATH = re.compile(r"(?<![\w.:/])/[^\s'\",;:)(]+")
 _DROPPED = "I"
 
 
@@ -50,6 +51,8 @@ class LineFilter:
         return None if level == _DROPPED or _NO_GPU.fullmatch(text) else f"{at} {level} {place} (text withheld)"
 
 
-def without_paths(text: str) -> str:
-    """The text with every absolute path taken out."""
+def without_paths(text: str, *folders: str) -> str:
+    """The text with every absolute path taken out; `folders` are those whose names may hold spaces."""
+    for folder in folders:
+        text = text.replace(folder, "/")
     return _PATH.sub("(path)", text)

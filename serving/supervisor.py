@@ -2,21 +2,20 @@
 
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from chextriev.errors import DeadlineExpired, Overloaded, ServerNotStarted, ServerUnavailable, ServingError
 from chextriev.serving.canary import ServerControl
-from chextriev.serving.leftovers import MEMORY, ServerProcess
+from chextriev.serving.leftovers import ServerProcess, end_process
 from chextriev.serving.server_settings import ServerSettings
 
 FAILURES = 3
 """Canaries in a row without an answer that mean a server that hangs."""
 FULL_S = 300.0
 """A queue that is full is no failure, but one that stays full this long while nothing is answered is."""
-UNLOAD_S = 5.0
-"""Until a model whose process died has to be unloaded; then Triton is started again instead."""
+UNLOAD_S = 1.5
+"""How long a model whose process died is given to be unloaded."""
 LOAD_S = 60.0
 _POLL_S = 0.1
 _LONGEST_PAUSE_S = 60.0
@@ -74,7 +73,7 @@ class Supervisor:
 
     def _begin(self) -> None:
         """Forget what was known of a former life of the server."""
-        self._stubs = {process for process in self._server.processes() if process.model}
+        self._stubs = self._living_stubs()
         self._failures, self._answered = 0, 0
         self._last_answer = self._next_canary = time.monotonic()
         self._next_canary += self._settings.canary_s
@@ -94,12 +93,15 @@ class Supervisor:
 
     def _mend_models(self) -> None:
         """Load anew each model that lost a process."""
-        alive = {process for process in self._server.processes() if process.model}
-        died = self._stubs - alive
+        known, alive = self._stubs, self._living_stubs()
         self._stubs = alive
-        for model in sorted({str(process.model) for process in died}):
+        for model in sorted({str(process.model) for process in known - alive}):
             if not self._server.ended() and self._mend_model(model):
-                _remove_memory([process for process in died if process.model == model])
+                self._stubs = self._living_stubs()
+                former = {process for process in known if process.model == model}
+                for process in former:  # of a model with several processes, the others serve nobody now
+                    end_process(process)
+                self._stubs -= former
 
     def _mend_model(self, model: str) -> bool:
         """Load a model anew; False where it was unloaded through Triton's own interface, or Triton is restarted."""
@@ -115,15 +117,21 @@ class Supervisor:
         except ServingError as error:
             self._restart("reload failed", f"{model} could not be loaded anew ({type(error).__name__})")
             return False
-        self._stubs = {process for process in self._server.processes() if process.model}
         self._server.record("model reloaded", f"{model} answers again")
         return True
 
     def _await_unloaded(self, control: ServerControl, model: str) -> None:
+        """Wait a little for the model to be unloaded.
+
+        A process that died within an inference holds locks in the memory that it shares with Triton, and the unloading
+        never ends; the model can be loaded beside that.
+        """
         deadline = time.monotonic() + UNLOAD_S
-        while control.models().get(model) in ("READY", "UNLOADING"):
-            if time.monotonic() > deadline or self._stopping.wait(_POLL_S):
-                raise ServerUnavailable(f"{model} was not unloaded within {UNLOAD_S:g} s")
+        while control.models().get(model) in ("READY", "UNLOADING") and time.monotonic() < deadline:
+            self._stopping.wait(_POLL_S)
+
+    def _living_stubs(self) -> set[ServerProcess]:
+        return {process for process in self._server.processes() if process.model}
 
     def _look_for_life(self) -> None:
         """Restart a server that answers nothing; one that answered anything since the last look needs no canary."""
@@ -163,10 +171,3 @@ class Supervisor:
                 self._server.record("restart failed", f"the next try is in {pause_s:g} s")
             self._stopping.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-
-def _remove_memory(processes: Iterable[ServerProcess]) -> None:
-    """Remove what Triton shared with processes that died, since it does not."""
-    for process in processes:
-        if process.memory:
-            (MEMORY / process.memory).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What `tritonserver` is told when it starts: loopback alone, models by name, no more of the machine than it needs."""
 
+import errno
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,6 +9,8 @@ from chextriev.errors import ServerNotStarted
 from chextriev.serving.environment import ServerEnvironment
 
 LOOPBACK = "127.0.0.1"
+TAKEN = "already in use"
+"""What Triton and we say of a port that is."""
 ADMIN = "chextriev-admin"
 """Header that opens the restricted protocols; in gRPC it begins with `triton-grpc-protocol-`."""
 _RESTRICTED = "model-repository,logging,trace"
@@ -50,11 +53,24 @@ def triton_command(
 
 
 def free_ports(wanted: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The wanted ports, with one that is free now in place of each 0."""
+    """The wanted ports, with one that is free now in place of each 0; ServerNotStarted where a wanted one is taken."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in wanted]
-        for opened in sockets:
-            opened.bind((LOOPBACK, 0))
-        free = [int(opened.getsockname()[1]) for opened in sockets]
-    grpc, http, metrics = (port or other for port, other in zip(wanted, free, strict=True))
+        bound = [_bind(stack.enter_context(socket.socket()), port) for port in wanted]
+    grpc, http, metrics = bound
     return grpc, http, metrics
+
+
+def port_taken(port: int) -> ServerNotStarted:
+    """The error that names the port."""
+    return ServerNotStarted(f"port {port} of {LOOPBACK} is {TAKEN}; choose another, or 0 for a free one")
+
+
+def _bind(opened: socket.socket, port: int) -> int:
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton does: a closed connection is no obstacle
+    try:
+        opened.bind((LOOPBACK, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise port_taken(port) from None
+        raise ServerNotStarted(f"port {port} of {LOOPBACK}: {error.strerror}; choose another") from None
+    return int(opened.getsockname()[1])

@@ -26,14 +26,18 @@ class TritonPythonModel:
 """
 
 
-def write_toy_repository(folder: Path, *, model: str = _MODEL) -> Path:
-    """A Python model and an ensemble of it alone; `model` is the source of the model."""
+def write_toy_repository(folder: Path, *, model: str = _MODEL, queue: int = 64, instances: int = 1) -> Path:
+    """A Python model and an ensemble of it alone.
+
+    model: its source. queue: requests that may wait for it. instances: how many processes it has.
+    """
     worker = folder / WORKER
     (worker / "1").mkdir(parents=True)
     (worker / "1" / "model.py").write_text(model)
     (worker / "config.pbtxt").write_text(
         f'name: "{WORKER}"\nbackend: "python"\nmax_batch_size: 32\n{_tensors()}'
-        "instance_group [{ kind: KIND_CPU, count: 1 }]\n"
+        f"instance_group [{{ kind: KIND_CPU, count: {instances} }}]\n"
+        f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {queue} }} }}\n"
     )
     (folder / ENSEMBLE / "1").mkdir(parents=True)
     maps = "".join(f'{role}_map {{ key: "{name}" value: "{name}" }}\n' for role, name, _, _ in _TENSORS)
