@@ -40,6 +40,12 @@ class ServeCommand:
         return guardian
 
     @property
+    def triton(self) -> int:
+        """Process id of Triton."""
+        (triton,) = [pid for pid in programs_of(self.repository) if parent(pid) == self.guardian]
+        return triton
+
+    @property
     def memory(self) -> list[str]:
         """Names of shared memory that bear its process id."""
         return [path.name for path in Path("/dev/shm").iterdir() if f"-{self.process.pid}-" in path.name]

@@ -62,6 +62,14 @@ def test_nothing_outlives_its_killed_starter(repository: Path, tmp_path: Path) -
         check_nothing_is_left(command, programs, guardian)
 
 
+def test_the_guardian_cleans_up_after_a_killed_triton(repository: Path, tmp_path: Path) -> None:
+    with serve_command(repository, tmp_path / "state") as command:
+        programs, guardian, triton = programs_of(repository), command.guardian, command.triton
+        os.kill(command.process.pid, signal.SIGSTOP)  # so that it is the guardian's to do
+        os.kill(triton, signal.SIGKILL)
+        check_nothing_is_left(command, programs, guardian)
+
+
 def test_a_child_of_the_starter_does_not_keep_it_alive(repository: Path, tmp_path: Path) -> None:
     """A process that was forked from the starter holds its pipe to the guardian open."""
     code = (
@@ -100,9 +108,10 @@ def test_a_killed_guardian_takes_triton_along_and_both_are_started_again(reposit
 
 def test_what_a_wholly_killed_server_left_is_reaped_at_the_next_start(repository: Path, tmp_path: Path) -> None:
     with serve_command(repository, tmp_path / "state") as command:
-        programs, guardian = programs_of(repository), command.guardian
+        programs, guardian, triton = programs_of(repository), command.guardian, command.triton
         os.kill(command.process.pid, signal.SIGSTOP)  # so that it cannot clean up after the guardian
         os.kill(guardian, signal.SIGKILL)
+        await_end([triton], deadline_s=DEADLINE_S)  # by the kernel
         command.process.kill()
         command.process.wait(DEADLINE_S)
         assert command.memory, "nothing was left to reap"
