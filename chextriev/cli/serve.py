@@ -34,7 +34,7 @@ def _serve(options: argparse.Namespace) -> int:
     state = options.state or cache_folder() / "serve"
     settings = ServerSettings(options.grpc_port, options.http_port, options.metrics_port, state=state)
     try:
-        repository = _repository(options, state)
+        repository = served_repository(options, state)
         with LocalServer(repository, settings) as server:
             for other in state.glob("models-*"):
                 if other != repository:
@@ -45,7 +45,7 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _repository(options: argparse.Namespace, state: Path) -> Path:
+def served_repository(options: argparse.Namespace, state: Path) -> Path:
     """The repository that was given, or one of the bundles, named after what it is made of.
 
     So a server that uses this state folder keeps its own, whatever is asked for beside it.
