@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -85,7 +86,7 @@ class RegionPool:
     """
 
     def __init__(self, count: int, make: Callable[[int], Region], drop: Callable[[Region], None]) -> None:
-        self._free = threading.BoundedSemaphore(count)
+        self._count, self._free = count, threading.BoundedSemaphore(count)
         self._lock = threading.Lock()
         self._idle: list[Region] = []
         self._make, self._drop = make, drop
@@ -116,8 +117,11 @@ class RegionPool:
         """Count out a region that is not to be used again."""
         self._free.release()
 
-    def empty(self) -> list[Region]:
-        """The idle regions, which leave the pool."""
+    def empty(self, timeout_s: float) -> list[Region]:
+        """The idle regions, which leave the pool, once none is in use or this time is over; then it gives no more."""
+        end = time.monotonic() + timeout_s
+        for _ in range(self._count):
+            self._free.acquire(timeout=max(0.0, end - time.monotonic()))
         with self._lock:
             idle, self._idle = self._idle, []
         return idle

@@ -1,34 +1,37 @@
 """Triton on the same host: requests over gRPC, images and embeddings through shared memory."""
 
-import struct
 import threading
-from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from chextriev.errors import DeadlineExpired, InvalidSetting, RequestRefused, ServerUnavailable, ServingError
+from chextriev.errors import (
+    DeadlineExpired,
+    InvalidSetting,
+    RequestRefused,
+    ServerFailed,
+    ServerUnavailable,
+    ServingError,
+)
 from chextriev.serving.client.connection import Connection
+from chextriev.serving.client.deadline import Deadline
 from chextriev.serving.client.grpc_transport import GrpcTransport, grpc_error
+from chextriev.serving.client.region_tensors import Places, RegionOutputs, layout, write
 from chextriev.serving.client.regions import Region, RegionPool, is_orphan, reap
 from chextriev.serving.client.statuses import new_error
 from chextriev.serving.client.transport import Call, ModelDescription, Tensors
 from chextriev.serving.client.triton_messages import WIRE_TYPES, microseconds, read_outputs
 
-_ALIGNED = 64  # bytes
 _FAREWELL_S = 2.0
-
-Places = Mapping[str, tuple[int, int]]  # tensor -> offset and size in a region, in bytes
+_MOMENT_S = 0.01
 
 
 class SharedMemoryTransport:
     """Triton's gRPC at HOST:PORT of this host, its tensors in memory that both ends map.
 
     A request whose deadline expires leaves the caller at once, but its region only when the server has ended it, as the
-    server may still write there. Every region is unregistered when the transport is closed.
+    server may still write there. Closing waits for these, but not for long, and unregisters every region; what is left
+    goes with the first client that begins after this process has ended.
     """
 
     def __init__(self, address: str, connection: Connection | None = None) -> None:
@@ -62,13 +65,26 @@ class SharedMemoryTransport:
             if self._closed:
                 return
             self._closed = True
-            names = sorted(self._registered)
-        for name in names:
-            with suppress(self._library.InferenceServerException, ValueError):
-                self._client.unregister_system_shared_memory(name, **self._options())
-        for region in self._pool.empty():
+        for region in self._pool.empty(_FAREWELL_S):  # Triton keeps a region that it uses
             region.close()
+        self._take_leave()
         self._grpc.close()
+
+    def _take_leave(self) -> None:
+        """Unregister every region; Triton is done with one only a moment after it has answered."""
+        countdown, left = Deadline(_FAREWELL_S).start(), sorted(self._registered)
+        while left and countdown.left_s():
+            left = [name for name in left if not self._unregistered(name)]
+            if left:
+                threading.Event().wait(_MOMENT_S)
+
+    def _unregistered(self, name: str) -> bool:
+        """Whether the server has let go of a region, or cannot be asked."""
+        try:
+            self._client.unregister_system_shared_memory(name, **self._options())
+        except (self._library.InferenceServerException, ValueError) as error:
+            return not isinstance(grpc_error(error, self.address), ServerFailed)
+        return True
 
     def _infer_in(self, region: Region, places: tuple[Places, Places], call: Call, timeout_s: float) -> Tensors:
         future = self._send(region, places, call, timeout_s)
@@ -140,7 +156,7 @@ class SharedMemoryTransport:
 
     def _read(self, region: Region, places: Places, call: Call, result: Any) -> Tensors:
         """Copies of the outputs in the region, and the others from the answer itself."""
-        found = _Outputs(region, places, call, result)
+        found = RegionOutputs(region, places, call, result)
         return {name: array.copy() for name, array in read_outputs(found, call, self.address).items()}
 
     def _settle(self, region: Region, error: ServingError) -> None:
@@ -185,8 +201,7 @@ class SharedMemoryTransport:
             raise failure from None
 
     def _unregister(self, region: Region) -> None:
-        with suppress(self._library.InferenceServerException, ValueError):
-            self._client.unregister_system_shared_memory(region.name, **self._options())
+        if self._unregistered(region.name):  # else once more at the end
             with self._lock:
                 self._registered.discard(region.name)
         region.close()
@@ -197,71 +212,6 @@ class SharedMemoryTransport:
 
 class _RegionUnknown(Exception):
     """The server does not know a region that was registered; never leaves this file."""
-
-
-class _Outputs:
-    """tritonclient's result, with the outputs that lie in a region."""
-
-    def __init__(self, region: Region, places: Places, call: Call, result: Any) -> None:
-        self._region, self._places, self._result = region, places, result
-        self._specs = {output.name: output for output in call.model.outputs}
-
-    def as_numpy(self, name: str) -> npt.NDArray[Any] | None:
-        """An output by its name, None where there is none."""
-        if name not in self._places:
-            found: npt.NDArray[Any] | None = self._result.as_numpy(name)
-            return found
-        said = self._result.get_output(name)
-        if said is None:
-            return None
-        offset, size = self._places[name]
-        shape = [int(length) for length in said.shape]
-        flat = np.frombuffer(
-            self._region.memory, self._specs[name].dtype, size // _width(self._specs[name].dtype), offset
-        )
-        return flat.reshape(shape)
-
-
-def layout(call: Call) -> tuple[Places, Places, int]:
-    """Where inputs and outputs lie in a region, and how large it must be, in bytes.
-
-    An output whose size the model's configuration leaves open travels in the answer.
-    """
-    end = 0
-    inputs, outputs = {}, {}
-    for name, array in call.inputs.items():
-        size = byte_size(array)
-        inputs[name] = end, size
-        end += -(-size // _ALIGNED) * _ALIGNED
-    for output in call.model.outputs:
-        inner = [int(length) for length in output.shape[1:]]
-        if output.dtype == "bytes" or min(inner, default=1) < 0:
-            continue
-        size = call.rows * int(np.prod(inner)) * _width(output.dtype)
-        outputs[output.name] = end, size
-        end += -(-size // _ALIGNED) * _ALIGNED
-    return inputs, outputs, end
-
-
-def byte_size(array: npt.NDArray[Any]) -> int:
-    """Bytes of a tensor as Triton lays it out: a `bytes` element follows its length in 4 bytes."""
-    return sum(4 + len(item) for item in array.flat) if array.dtype == np.object_ else array.nbytes
-
-
-def write(region: Region, offset: int, array: npt.NDArray[Any]) -> None:
-    """Lay a tensor into a region."""
-    if array.dtype != np.object_:
-        region.memory[offset : offset + array.nbytes] = np.ascontiguousarray(array).tobytes()
-        return
-    for item in array.flat:
-        end = offset + 4 + len(item)
-        region.memory[offset : offset + 4] = struct.pack("<I", len(item))
-        region.memory[offset + 4 : end] = item
-        offset = end
-
-
-def _width(dtype: str) -> int:
-    return np.dtype(dtype).itemsize
 
 
 def _is_unknown(error: ServingError, region: Region) -> bool:
