@@ -21,6 +21,7 @@ from chextriev.serving.triton_options import ADMIN, LOOPBACK, TAKEN, free_ports,
 LOG_FILE = "server.log"
 _ATTEMPTS = 3  # a port that was free may be taken by another before the server has it
 _LOOK_S = 0.1
+_OPEN_S = 5.0
 _FAULT = re.compile(r'\S+ [EF] \d+ \S+\] "(.*?)(?:\\n.*)?"?')  # of an error's lines, the first is enough
 _NO_FAULT = re.compile("CUDA|Cuda")  # Triton complains of a missing GPU
 _SAID_FAULTS, _SAID_LINES = 3, 6
@@ -94,12 +95,12 @@ class ServerLives:
         """Its living processes: Triton, and one or more of each model that runs in Python."""
         return server_processes(self._life.prefix) if self._life else []
 
-    def record(self, kind: str, text: str) -> None:
-        """Note an event, also in the log."""
+    def record(self, kind: str, text: str, detail: str = "") -> None:
+        """Note an event, without the detail also in the log."""
         with self._news:
             if self._life is not None:
                 self._life.note(f"{kind}: {text}")
-            self.events.append(ServerEvent(kind, text, time.time()))
+            self.events.append(ServerEvent(kind, text, time.time(), detail))
             self._news.notify_all()
 
     def wait_event(self, number: int, timeout_s: float | None = None) -> ServerEvent | None:
@@ -122,7 +123,7 @@ class ServerLives:
                     f"no answer within {self._settings.start_timeout_s:g} s; {self._last_words()}; give it more time"
                     " (start_timeout_s)"
                 )
-        self._check_ports()
+        self._check_ports(life)
         life.ready()
         self.models = tuple(sorted(name for name, state in self.control.models().items() if state == "READY"))
         self.ensembles = tuple(sorted(self.control.ensembles()))
@@ -139,13 +140,22 @@ class ServerLives:
         said = list(dict.fromkeys(faults))[:_SAID_FAULTS] or lines[-_SAID_LINES:]
         return "it says: " + (without_paths(" | ".join(said)) or "nothing")
 
-    def _check_ports(self) -> None:
-        """ServerNotStarted where Triton has not all of its ports: of one that is taken it says nothing itself."""
-        (triton,) = [process.pid for process in self.processes() if process.model is None] or [0]
-        missing = set(self.ports) - listening_ports(triton)
-        if missing and not self.ended():
-            self._end_life()
-            raise port_taken(min(missing))
+    def _check_ports(self, life: GuardedServer) -> None:
+        """ServerNotStarted where Triton has not all of its ports: of one that is taken it says nothing itself.
+
+        It opens that of gRPC first, and answers there before the others are open.
+        """
+        deadline = time.monotonic() + _OPEN_S
+        while missing := set(self.ports) - self._listening():
+            if life.ended(within_s=_LOOK_S):
+                raise ServerNotStarted(f"Triton ended before it was ready; {self._last_words()}")
+            if time.monotonic() > deadline:
+                self._end_life()
+                raise port_taken(min(missing))
+
+    def _listening(self) -> set[int]:
+        """Ports on which Triton listens."""
+        return {port for process in self.processes() if not process.model for port in listening_ports(process.pid)}
 
     def _task(self) -> GuardedTask:
         place, settings = self._place, self._settings

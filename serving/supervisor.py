@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,11 +24,15 @@ _LONGEST_PAUSE_S = 60.0
 
 @dataclass(frozen=True)
 class ServerEvent:
-    """Something that happened to a server, in our own words. at: seconds since 1970."""
+    """Something that happened to a server, in our own words. at: seconds since 1970.
+
+    detail: what Triton said of it, which the log does without.
+    """
 
     kind: str
     text: str
     at: float
+    detail: str = ""
 
 
 class Supervised(Protocol):
@@ -46,7 +51,7 @@ class Supervised(Protocol):
     def restart(self) -> None:
         """End it and start it again on the same ports; ServerNotStarted where that fails."""
 
-    def record(self, kind: str, text: str) -> None:
+    def record(self, kind: str, text: str, detail: str = "") -> None:
         """Note an event."""
 
 
@@ -74,6 +79,7 @@ class Supervisor:
     def _begin(self) -> None:
         """Forget what was known of a former life of the server."""
         self._stubs = self._living_stubs()
+        self._counts = Counter(process.model for process in self._stubs)
         self._failures, self._answered = 0, 0
         self._last_answer = self._next_canary = time.monotonic()
         self._next_canary += self._settings.canary_s
@@ -96,18 +102,24 @@ class Supervisor:
         known, alive = self._stubs, self._living_stubs()
         self._stubs = alive
         for model in sorted({str(process.model) for process in known - alive}):
+            former = {process for process in known if process.model == model}
             if not self._server.ended() and self._mend_model(model):
                 self._stubs = self._living_stubs()
-                former = {process for process in known if process.model == model}
                 for process in former:  # of a model with several processes, the others serve nobody now
                     end_process(process)
                 self._stubs -= former
 
     def _mend_model(self, model: str) -> bool:
-        """Load a model anew; False where it was unloaded through Triton's own interface, or Triton is restarted."""
+        """Load a model anew; False where that is not needed, or Triton was restarted for it.
+
+        Not needed: it is unloaded, or has all its processes. A process more, which ends soon, is one that Triton starts
+        to ask a model for its configuration.
+        """
         control = self._server.control
         try:
             if control.models().get(model) != "READY":
+                return False
+            if sum(process.model == model for process in self._living_stubs()) >= self._counts[model]:
                 return False
             self._server.record("model died", f"a process of {model} died; the model is loaded anew")
             control.unload(model)
@@ -115,7 +127,7 @@ class Supervisor:
             control.load(model, timeout_s=LOAD_S)
             control.check_canary()
         except ServingError as error:
-            self._restart("reload failed", f"{model} could not be loaded anew ({type(error).__name__})")
+            self._restart("reload failed", f"{model} could not be loaded anew ({type(error).__name__})", str(error))
             return False
         self._server.record("model reloaded", f"{model} answers again")
         return True
@@ -147,17 +159,18 @@ class Supervisor:
                 self._restart("server hangs", f"its queue is full and nothing was answered for {FULL_S:g} s")
         except (ServerUnavailable, DeadlineExpired) as error:
             self._failures += 1
-            self._server.record("canary failed", f"{self._failures} of {FAILURES} ({type(error).__name__})")
+            said = f"{self._failures} of {FAILURES} ({type(error).__name__})"
+            self._server.record("canary failed", said, str(error))
             if self._failures >= FAILURES:
                 self._restart("server hangs", f"{FAILURES} canaries in a row got no answer")
         else:
             self._failures, self._answered, self._last_answer = 0, answered, now
 
-    def _restart(self, kind: str, text: str) -> None:
+    def _restart(self, kind: str, text: str, detail: str = "") -> None:
         """Start the server again, until it works; the pauses between grow."""
         if self._stopping.is_set():
             return
-        self._server.record(kind, f"{text}; it is started again")
+        self._server.record(kind, f"{text}; it is started again", detail)
         pause_s = 1.0
         while not self._stopping.is_set():
             try:
@@ -165,9 +178,9 @@ class Supervisor:
                 self._begin()
                 self._server.record("server restarted", "every ensemble answers")
                 return
-            except ServerNotStarted:
+            except ServerNotStarted as error:
                 if self._stopping.is_set():
                     return
-                self._server.record("restart failed", f"the next try is in {pause_s:g} s")
+                self._server.record("restart failed", f"the next try is in {pause_s:g} s", str(error))
             self._stopping.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

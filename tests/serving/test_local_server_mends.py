@@ -151,7 +151,7 @@ class FullServer:
     def restart(self) -> None:
         self.kinds.append("restart")
 
-    def record(self, kind: str, text: str) -> None:
+    def record(self, kind: str, text: str, detail: str = "") -> None:
         self.kinds.append(kind)
 
 
