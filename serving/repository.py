@@ -6,11 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from chextriev.artifacts import Manifest, Recipe, find_current, open_artifact, publishing, seal, write_bytes, write_text
+from chextriev.artifacts import (
+    Manifest,
+    Recipe,
+    find_current,
+    open_artifact,
+    publishing,
+    read_manifest,
+    seal,
+    write_bytes,
+    write_text,
+)
 from chextriev.bundle import EncoderBundle
-from chextriev.errors import InvalidSetting
+from chextriev.errors import ArtifactError, InvalidSetting
 from chextriev.index.build import KIND as INDEX_KIND
 from chextriev.serving import model_config as triton
+from chextriev.serving.proof import check_engine, plan_key
 from chextriev.serving.repository_models import Model, RepositoryMaker, template
 from chextriev.serving.repository_settings import RepositorySettings
 
@@ -33,10 +44,13 @@ def build_repository(
         raise InvalidSetting(
             f"bundles of {', '.join(systems) or 'no system'}; give one or more, each of its own system"
         )
+    for bundle in bundles:
+        check_engine(bundle, settings.chosen_engine, settings.target)
     indexes = {path: open_artifact(path, INDEX_KIND) for path in settings.indexes}
     recipe = _recipe(bundles, settings, indexes)
     if (current := find_current(out, KIND, recipe)) is not None:
         return current, True
+    _check_version(out, settings.version)
     with publishing(out, KIND) as scratch:
         models = RepositoryMaker(settings).models(bundles, indexes)
         for model in models:
@@ -44,6 +58,16 @@ def build_repository(
         write_bytes(scratch / "README.md", template("README.md"))
         manifest = seal(scratch, KIND, recipe, {"models": [model.config.name for model in models]})
     return manifest, False
+
+
+def _check_version(out: Path, version: int) -> None:
+    """Refuse to put another version in the place of one that a server may be serving."""
+    try:
+        held = read_manifest(out, KIND).recipe.settings.get("version")
+    except ArtifactError:  # nothing, or what `publishing` will refuse or replace
+        return
+    if held != version:
+        raise InvalidSetting(f"{out} holds version {held}; write version {version} beside it, to another folder")
 
 
 def _write(model: Model, repository: Path, version: int) -> None:
@@ -68,6 +92,8 @@ def _link_or_copy(source: str, target: str) -> None:
 
 def _recipe(bundles: Sequence[EncoderBundle], settings: RepositorySettings, indexes: Mapping[Path, Manifest]) -> Recipe:
     said = asdict(replace(settings, indexes=(), engine=settings.chosen_engine))
+    if settings.target == "tensorrt":
+        said["plans"] = str(plan_key())
     parents = {f"bundle of {bundle.card.system}": bundle.manifest.digest for bundle in bundles}
     parents |= {f"index {number}": manifest.digest for number, manifest in enumerate(indexes.values())}
     return Recipe({**said, "method": METHOD}, parents)

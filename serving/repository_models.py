@@ -9,11 +9,12 @@ from pathlib import Path
 
 from chextriev.anatomy import N_REGIONS
 from chextriev.artifacts import Manifest
-from chextriev.bundle import DEFAULT, ENCODER, REGION_BACKBONE, EncoderBundle, TensorSpec
+from chextriev.bundle import ENCODER, REGION_BACKBONE, EncoderBundle, TensorSpec
 from chextriev.errors import OtherEncoder
 from chextriev.preprocess import CropSpec
 from chextriev.serving import model_config as triton
 from chextriev.serving import wire
+from chextriev.serving.proof import proven_on
 from chextriev.serving.repository_settings import RepositorySettings
 
 
@@ -37,7 +38,7 @@ class RepositoryMaker:
         """Every model, those that an ensemble needs before it."""
         systems = {}
         for bundle in bundles:
-            proven = proven_on(bundle, self._settings.chosen_engine)
+            proven = proven_on(bundle, self._settings.chosen_engine, self._settings.target)
             steps = [self._preprocess(bundle), self._backbone(bundle, proven), self._encoder(bundle, proven)]
             self._ensemble(bundle, [model.config.name for model in steps])
             systems[bundle.digest] = bundle
@@ -129,29 +130,6 @@ def search_specs(bundle: EncoderBundle) -> list[TensorSpec]:
     """The inputs of a served index."""
     vectors = TensorSpec(wire.VECTORS, ("batch", bundle.card.embedding_width), "float32")
     return [vectors, TensorSpec(wire.K, ("batch", 1), "int32"), _text(wire.IMAGE_IDS), _text(wire.PATIENT_IDS)]
-
-
-def proven_on(bundle: EncoderBundle, engine: str) -> str | None:
-    """The kinds of machine that an engine may serve on; None for one in float32, which serves on any.
-
-    UnprovenEngine where the retrieval gate has passed it on none.
-    """
-    if engine == DEFAULT:
-        bundle.engine(engine)
-        return None
-    proven = [verdict.arithmetic for verdict in bundle.card.verdicts if verdict.engine == engine]
-    kept = [name for name in proven if _is_proven(bundle, engine, name)]
-    if not kept:
-        bundle.check_proven(engine, proven[0] if proven else "any machine")
-    return ", ".join(kept)
-
-
-def _is_proven(bundle: EncoderBundle, engine: str, arithmetic: str) -> bool:
-    files = bundle.engine_files(engine)
-    return any(
-        (verdict.engine, verdict.arithmetic, verdict.status, verdict.files) == (engine, arithmetic, "proven", files)
-        for verdict in bundle.card.verdicts
-    )
 
 
 def _engine_files(bundle: EncoderBundle, engine: str, part: str, *, backend: str) -> dict[str, bytes]:

@@ -196,15 +196,49 @@ def test_a_reduced_engine_serves_where_it_is_proven(bundle: EncoderBundle, tmp_p
 
 def test_what_is_refused_leaves_nothing(bundle: EncoderBundle, tmp_path: Path) -> None:
     out = tmp_path / "models"
-    with pytest.raises(UnprovenEngine, match="it is failed here"):
+    with pytest.raises(UnprovenEngine, match="it is failed on x86"):
         build_repository([proven(bundle, "x86", "failed")], out, RepositorySettings(engine="onnx-int8"))
-    with pytest.raises(UnknownEngine, match="tensorrt-fp16"):
+    with pytest.raises(UnprovenEngine, match=r"it is proven on x86; prove it on such a machine: .* --device cuda"):
+        settings = RepositorySettings(engine="onnx-int8", target="onnxruntime")
+        build_repository([proven(bundle, "x86")], out, settings)
+    with pytest.raises(UnknownEngine, match=r"tensorrt-fp16.*none yet: chextriev export engines"):
         build_repository([bundle], out, RepositorySettings(target="tensorrt"))
+    with pytest.raises(UnknownEngine, match=r"torch-fp32.*choose one of onnx-fp32$"):
+        build_repository([bundle], out, RepositorySettings(engine="torch-fp32"))
     with pytest.raises(InvalidSetting, match=f"bundles of {SYSTEM}, {SYSTEM}"):
         build_repository([bundle, bundle], out)
     with pytest.raises(InvalidSetting, match="no system"):
         build_repository([], out)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_proven_on_a_gpu_serves_on_one(bundle: EncoderBundle, tmp_path: Path) -> None:
+    settings = RepositorySettings(engine="onnx-int8", target="onnxruntime")
+    build_repository([proven(bundle, "CUDA on NVIDIA H100")], tmp_path / "models", settings)
+    parameters = config_of(tmp_path / "models", "region_backbone").parameters
+    assert parameters["proven_on"].string_value == "CUDA on NVIDIA H100"
+    with pytest.raises(UnprovenEngine, match="target cpu: it is proven on CUDA"):
+        build_repository([proven(bundle, "CUDA on NVIDIA H100")], tmp_path / "cpu", replace(settings, target="cpu"))
+
+
+def test_plans_are_built_by_the_tensorrt_that_triton_has(bundle: EncoderBundle, tmp_path: Path) -> None:
+    try:
+        here = this_machine(find_tensorrt())
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    if here.runtime == "tensorrt":
+        pytest.skip("TensorRT and a GPU are there")
+    card = bundle.card.with_engine("tensorrt-fp16", bundle.card.engines["onnx-fp32"])
+    with pytest.raises(MissingDependency, match="whose plans Triton cannot load"):
+        settings = RepositorySettings(target="tensorrt")
+        build_repository([replace(bundle, card=card)], tmp_path / "models", settings)
+
+
+def test_another_version_is_not_written_over_one_that_is_served(bundle: EncoderBundle, tmp_path: Path) -> None:
+    build_repository([bundle], tmp_path / "models")
+    with pytest.raises(InvalidSetting, match="holds version 1; write version 2 beside it, to another folder"):
+        build_repository([bundle], tmp_path / "models", RepositorySettings(version=2))
+    assert (tmp_path / "models" / GRAPH / "1").is_dir()
 
 
 @pytest.mark.parametrize("wrong", [{"target": "gpu"}, {"version": 0}, {"queue": 0}, {"timeout_s": 0.0}])
