@@ -27,7 +27,7 @@ class GrpcTransport:
         self.client = self.library.InferenceServerClient(address, **client_options(self._connection, tls))
 
     def describe(self, model: str, timeout_s: float) -> ModelDescription:
-        """What the server says of a model; UnknownModel names those that it has, if it tells."""
+        """What the server says of a model; UnknownModel lists those it has if its administration is open."""
         try:
             answer = self.client.get_model_config(model, as_json=True, **self._options(timeout_s))
         except (self.library.InferenceServerException, ValueError) as error:
@@ -86,7 +86,7 @@ class AsyncGrpcTransport:
         return self._opened
 
     async def describe(self, model: str, timeout_s: float) -> ModelDescription:
-        """What the server says of a model; UnknownModel names those that it has, if it tells."""
+        """What the server says of a model; UnknownModel lists those it has if its administration is open."""
         try:
             answer = await self._client.get_model_config(model, as_json=True, **self._options(timeout_s))
         except (self._library.InferenceServerException, ValueError) as error:

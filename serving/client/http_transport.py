@@ -53,7 +53,7 @@ class AsyncHttpTransport:
         return self._opened
 
     async def describe(self, model: str, timeout_s: float) -> ModelDescription:
-        """What the server says of a model; UnknownModel names those that it has, if it tells."""
+        """What the server says of a model; UnknownModel lists those it has if its administration is open."""
         try:
             config = await self._ask(self._client.get_model_config(model, headers=self._headers()), timeout_s)
         except UnknownModel as error:
@@ -92,6 +92,9 @@ class AsyncHttpTransport:
             raise serving_error(error.status(), error.message(), self.address) from None
         except self._errors.ClientSSLError as error:
             raise new_error(UntrustedServer, clean(str(error)), self.address) from None
+        except self._errors.ClientResponseError:
+            words = "answers, but not as Triton's HTTP does; is this its gRPC port?"
+            raise ServerFailed(f"{self.address} {words}") from None
         except (self._errors.ClientError, OSError) as error:
             raise new_error(ServerUnavailable, clean(str(error)) or type(error).__name__, self.address) from None
         except RuntimeError:  # aiohttp's for a session that was closed here

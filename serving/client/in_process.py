@@ -37,7 +37,7 @@ class InProcessTransport:
         """The one ensemble; UnknownModel for any other name."""
         if model != self._model.name:
             words = f"there is no model {model!r}; the encoder is {self._model.name}"
-            raise new_error(UnknownModel, words, self.address)
+            raise UnknownModel(f"{self.address}: {words}")
         return self._model
 
     def infer(self, call: Call, timeout_s: float) -> Tensors:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from chextriev.errors import InvalidSetting, ServerUnavailable
 from chextriev.serving.client.deadline import Countdown
+from chextriev.serving.client.statuses import being_mended
+
+MENDING_S = 15.0
+"""A model whose process died is back within about 5 s, more than the tries of the policy last."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,8 @@ class RetryPolicy:
     """Pauses with full jitter: before retry n a random part of min(cap_s, first_s * 2^(n-1)), so that the clients of a
     server that comes back do not all call at once.
 
-    tries: of one request, with the first; 1 never retries. Source: Brooker, "Exponential Backoff And Jitter", 2015.
+    tries: of one request, with the first; 1 never retries. While the server loads a model anew, requests are tried for
+    MENDING_S, however often. Source: Brooker, "Exponential Backoff And Jitter", 2015.
     """
 
     tries: int = 4
@@ -40,11 +45,22 @@ class Tries:
     def __init__(self, policy: RetryPolicy, countdown: Countdown) -> None:
         self._policy, self._countdown = policy, countdown
         self._failures = 0
+        self._mending_from: float | None = None
 
     def pause_after(self, error: ServerUnavailable) -> float:
         """Seconds to wait before the next try; raises the error where no try, or no time for one, is left."""
         self._failures += 1
         pause_s = self._policy.pause_s(self._failures)
-        if self._failures >= self._policy.tries or pause_s >= self._countdown.left_s():
+        if (
+            self._failures >= self._policy.tries and not self._waits_for_mending(error)
+        ) or pause_s >= self._countdown.left_s():
             raise error
         return pause_s
+
+    def _waits_for_mending(self, error: ServerUnavailable) -> bool:
+        if self._policy.tries == 1 or not being_mended(str(error)):
+            return False
+        left_s = self._countdown.left_s()
+        if self._mending_from is None:
+            self._mending_from = left_s
+        return self._mending_from - left_s < MENDING_S

@@ -16,6 +16,8 @@ either."""
 REQUEST_BYTES = 48 * 2**20
 """Of images in one request, unless a single one is larger; Triton's HTTP takes 64 MiB."""
 
+_RAW = (bytes, bytearray, memoryview)
+
 Item = TypeVar("Item")
 
 
@@ -25,13 +27,21 @@ def as_file(source: Source) -> RadiographFile:
     if isinstance(found, Radiograph):
         return RadiographFile.from_radiograph(found)
     if not isinstance(found, RadiographFile):
-        raise InvalidSetting(f"a {type(found).__name__} where a RadiographFile or a Radiograph is needed")
+        raise InvalidSetting(
+            f"{_kind_of(found)} where a RadiographFile or a Radiograph is needed;"
+            " RadiographFile(image_id, content, boxes) holds a file's bytes"
+        )
     return found
+
+
+def _kind_of(given: object) -> str:
+    return "bytes" if isinstance(given, _RAW) else f"a {type(given).__name__}"
 
 
 def as_list(sources: Source | Sequence[Source]) -> list[Source]:
     """One source or several as a list."""
-    return list(sources) if isinstance(sources, Sequence) else [sources]
+    several = isinstance(sources, Sequence) and not isinstance(sources, (str, *_RAW))
+    return list(sources) if several else [sources]  # type: ignore[arg-type, list-item]
 
 
 def cut(files: Iterable[RadiographFile]) -> Iterator[list[RadiographFile]]:

@@ -28,7 +28,11 @@ _WORDS: tuple[tuple[re.Pattern[str], type[ServingError]], ...] = (
     (re.compile(r"handshak|certificate|ssl_|tsi_|\bssl\b|\btls\b", re.I), UntrustedServer),
     (re.compile(r"protocol is restricted", re.I), RequestRefused),
 )
+# What comes under other statuses while a model whose process died is loaded anew, which takes seconds.
+_MENDED = re.compile(r"stub process .*not healthy|has no available versions", re.I)
+_MENDED_CURE = "a process of the model died, or it is being loaded; ask again in some seconds"
 _CURES: dict[type[ServingError], str] = {
+    UnknownModel: "was the repository made of a bundle of this system, and with --index for a served index?",
     Overloaded: "send fewer at once, or later",
     ServerUnavailable: "is a server running there?",
     DeadlineExpired: "give more time (Deadline), or send less at once",
@@ -46,10 +50,17 @@ _LONGEST = 400
 def serving_error(status: str | None, words: str | None, address: str) -> ServingError:
     """The error for a status of gRPC ("StatusCode.UNAVAILABLE") or HTTP ("503") and the words that came with it."""
     name = str(status).removeprefix("StatusCode.")
+    if being_mended(words or ""):
+        return ServerUnavailable(f"{address}: {clean(words)}; {_MENDED_CURE}")
     kind = _KIND.get(name, ServerFailed)
     if kind is ServerUnavailable:
         kind = next((special for pattern, special in _WORDS if pattern.search(words or "")), kind)
     return new_error(kind, clean(words) or f"status {name}", address)
+
+
+def being_mended(words: str) -> bool:
+    """Whether a failure, in Triton's words, is that of a model whose process died or that is being loaded."""
+    return _MENDED.search(words) is not None
 
 
 def new_error(kind: type[ServingError], words: str, address: str) -> ServingError:

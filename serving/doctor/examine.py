@@ -28,12 +28,14 @@ def examine(target: Target, *, destructive: bool = False) -> Iterator[Outcome]:
         yield from administration.check_settings(session)
         ensembles, configs = _served(session)
         yield attacks.check_canary(session, ensembles)
-        yield limits.check_queues(configs)
-        yield limits.check_batches(configs)
         if ensembles:
+            yield limits.check_queues(configs)
+            yield limits.check_batches(configs)
             yield from _attacks(session, ensembles[0])
         else:
-            yield unclear("bombs and giants are refused", "no encoder of ours is served")
+            seen = "no encoder of ours is served" if session.reached else "gRPC does not answer"
+            for check in ("queues are limited", "batches are limited", "bombs and giants are refused"):
+                yield unclear(check, seen)
         yield limits.check_body(session)
         if destructive and ensembles:
             yield limits.check_nesting(session, ensembles[0])
@@ -49,8 +51,14 @@ def _served(session: Session) -> tuple[list[str], dict[str, Any]]:
     configs = limits.read_configs(session, [*names, *map(index_name, systems)])
     ensembles = [name for name in names if name in configs]
     if not ensembles:  # their configurations may be closed
-        ensembles = [name for name in names if session.ask("ModelReady", {"name": name}).code == "OK"]
+        ensembles = [name for name in names if _ready(session, name)]
     return ensembles, configs
+
+
+def _ready(session: Session, name: str) -> bool:
+    """Triton answers OK for a model that it does not have, and says in the answer that it is not ready."""
+    answer = session.ask("ModelReady", {"name": name})
+    return answer.code == "OK" and bool(answer.message.ready)
 
 
 def _attacks(session: Session, ensemble: str) -> Iterator[Outcome]:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from chextriev.serving.doctor.plain_http import http_request
 from chextriev.serving.wire import OUTPUTS, canary, request_tensors
 
 HEADER = "Inference-Header-Content-Length"
+FULL = "maximum queue size"
+"""In the words with which Triton refuses a request because too many wait: a sign of life."""
 COUNT = Path("/tmp/chextriev-health")
 """Holds the number of failures since the last success; not there before the first."""
 
@@ -29,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="chextriev.serving.doctor.health", description=__doc__)
     parser.add_argument("models", type=Path, help="the model repository that is served")
     parser.add_argument("--port", type=int, default=8000, help="of HTTP on loopback (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="of each model (default: %(default)s)")
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, metavar="S", help="of all models together (default: %(default)s)"
+    )
     parser.add_argument("--end-after", type=int, metavar="N", help="end process 1 at the Nth failure in a row")
     options = parser.parse_args(arguments)
     faults = ailments(options.models, options.port, timeout_s=options.timeout)
@@ -40,11 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ailments(models: Path, port: int, *, timeout_s: float) -> list[str]:
-    """What is wrong with each ensemble that is served; empty where all are well."""
+    """What is wrong with each ensemble that is served; empty where all are well, or so busy that their queue is full.
+
+    All are asked at the same time, so that `timeout_s` is for all of them.
+    """
     names = ensembles(models)
     if not names:
         return [f"{models} holds no ensemble that takes radiographs"]
-    return [f"{name}: {fault}" for name in names if (fault := ailment(name, port, timeout_s=timeout_s))]
+    with ThreadPoolExecutor(len(names)) as threads:
+        faults = list(threads.map(lambda name: ailment(name, port, timeout_s=timeout_s), names))
+    return [f"{name}: {fault}" for name, fault in zip(names, faults, strict=True) if fault]
 
 
 def ensembles(models: Path) -> list[str]:
@@ -58,7 +68,7 @@ def ensembles(models: Path) -> list[str]:
 
 
 def ailment(name: str, port: int, *, timeout_s: float) -> str:
-    """What is wrong with one ensemble; empty where it encodes the canary into finite numbers."""
+    """What is wrong with one ensemble; empty where it encodes the canary into finite numbers, or its queue is full."""
     tensors = {name: (tensor.shape, tensor_bytes(tensor)) for name, tensor in request_tensors([canary()]).items()}
     inputs = [
         {"name": key, "datatype": DATATYPES[key], "shape": shape, "parameters": {"binary_data_size": len(raw)}}
@@ -68,6 +78,8 @@ def ailment(name: str, port: int, *, timeout_s: float) -> str:
     body = head + b"".join(raw for _, raw in tensors.values())
     line = f"POST /v2/models/{name}/infer"
     answer = http_request(("127.0.0.1", port), line, body, {HEADER: str(len(head))}, timeout_s=timeout_s)
+    if answer.status == 503 and FULL in answer.text:
+        return ""
     if answer.status != 200:
         return f"status {answer.status}" if answer.status else answer.text
     try:

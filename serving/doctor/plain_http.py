@@ -1,6 +1,7 @@
 """HTTP without TLS, with a deadline that a server cannot stretch by sending a byte now and then."""
 
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,13 +36,14 @@ def http_request(
     A Content-Length among the headers is sent as it is, whatever the body's.
     """
     verb, path = line.split(" ")
+    end = time.monotonic() + timeout_s
     connection = HTTPConnection(*address, timeout=timeout_s)
     try:
         connection.connect()
     except OSError as error:
         return HttpAnswer(0, error.strerror or "no answer")
     late = Event()
-    watch = Timer(timeout_s, _hang_up, [connection.sock, late])
+    watch = Timer(max(0.0, end - time.monotonic()), _hang_up, [connection.sock, late])
     watch.start()
     try:
         connection.putrequest(verb, path)

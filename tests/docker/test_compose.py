@@ -116,6 +116,23 @@ def test_the_health_check_is_a_command_of_ours(
     assert "holds no ensemble" in capsys.readouterr().out
 
 
+def test_the_health_check_counts_its_failure_before_it_is_ended(
+    compose: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[float] = []
+    monkeypatch.setattr(health, "COUNT", tmp_path / "count")
+    monkeypatch.setattr(health, "ailments", lambda models, port, timeout_s: budgets.append(timeout_s) or [])
+    for name in SERVERS:
+        check = compose["services"][name]["healthcheck"]
+        health.main(check["test"][4:])
+        assert budgets.pop() <= int(check["timeout"].removesuffix("s")) - 5
+
+
+def test_the_page_publishes_what_it_examines() -> None:
+    (block,) = (part for part in (DOCKER / "README.md").read_text().split("```") if "chextriev doctor triton" in part)
+    assert block.index("export CHEXTRIEV_ADDRESS=") < block.index("docker compose")
+
+
 def test_every_mounted_file_is_there(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         for volume in service["volumes"]:

@@ -119,6 +119,13 @@ def test_pixels_travel_without_loss() -> None:
 
 
 @both
+@pytest.mark.parametrize(("given", "said"), [(b"\xff\xd8", "bytes"), (bytearray(b"P5"), "bytes"), ("a.jpg", "a str")])
+def test_what_is_no_source_is_named(kind: str, given: Any, said: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"^{said} where a RadiographFile .*image_id, content, boxes"):
+        ask_client(kind, FakeServer(), lambda client: client.embed(given))
+
+
+@both
 def test_only_what_is_unavailable_is_asked_again(kind: str) -> None:
     server = FakeServer(ServerUnavailable("gone"), Overloaded("full"), ServerUnavailable("gone"))
     found = ask_client(kind, server, lambda client: client.embed(file(7)), connection=AT_ONCE)

@@ -20,7 +20,7 @@ from chextriev.errors import (
 from chextriev.serving.client import Connection, Deadline, KeepAlive, RetryPolicy, Tls
 from chextriev.serving.client.connection import open_transport, split_address
 from chextriev.serving.client.described import FRESH_S, Described
-from chextriev.serving.client.retry import Tries
+from chextriev.serving.client.retry import MENDING_S, Tries
 from chextriev.serving.client.statuses import clean, named, serving_error
 from tests.serving.fake_server import FakeServer
 
@@ -69,6 +69,20 @@ def test_the_last_try_raises_what_it_met() -> None:
     assert tries.pause_after(error) == 0
     with pytest.raises(Overloaded, match="full"):
         tries.pause_after(error)
+
+
+def test_a_model_that_is_loaded_anew_is_waited_for() -> None:
+    clock, error = Clock(), serving_error("StatusCode.INTERNAL", "Stub process 'b_0_0' is not healthy.", "a:1")
+    assert isinstance(error, ServerUnavailable)
+    tries = Tries(RetryPolicy(tries=2, first_s=0), Deadline().start(clock))
+    for _ in range(7):
+        tries.pause_after(error)
+        clock.now += 2
+    clock.now += MENDING_S
+    with pytest.raises(ServerUnavailable, match="ask again in some seconds"):
+        tries.pause_after(error)
+    with pytest.raises(ServerUnavailable):
+        Tries(RetryPolicy(tries=1), Deadline().start(clock)).pause_after(error)
 
 
 def test_no_pause_reaches_beyond_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +179,11 @@ def test_connections_are_checked() -> None:
         ("StatusCode.UNAVAILABLE", "Ssl handshake failed: CERTIFICATE_VERIFY_FAILED", UntrustedServer),
         ("StatusCode.UNAVAILABLE", "This protocol is restricted, expecting header 'a'", RequestRefused),
         ("StatusCode.DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExpired),
-        ("StatusCode.INTERNAL", "Stub process is not healthy.", ServerFailed),
+        ("StatusCode.INTERNAL", "in ensemble 'a', Stub process 'b_0_0' is not healthy.", ServerUnavailable),
+        ("500", "Stub process 'b_0_0' is not healthy.", ServerUnavailable),
+        ("StatusCode.NOT_FOUND", "Request for unknown model: 'b' has no available versions", ServerUnavailable),
+        ("404", "Request for unknown model: 'b' has no available versions", ServerUnavailable),
+        ("StatusCode.INTERNAL", "another fault", ServerFailed),
         ("500", "oops", ServerFailed),
         ("StatusCode.UNKNOWN", "a certificate is mentioned", ServerFailed),
         (None, None, ServerFailed),

@@ -121,7 +121,8 @@ def test_an_unknown_model_names_those_there_are(kind: str) -> None:
     with (
         served_grpc(SmallTriton()) as (address, _),
         pytest.raises(
-            UnknownModel, match=r"unknown model: 'chextriev_v9' is not found; the server has chextriev_v6 \(req"
+            UnknownModel,
+            match=r"model: 'chextriev_v9' is not found; was .* with --index .*\?; the server has chextriev_v6 \(req",
         ),
     ):
         ask(kind, address, embed, system="v9")
@@ -146,6 +147,15 @@ def test_a_deadline_expires_while_the_server_thinks(kind: str, protocol: str) ->
         else:
             with served_http(200, b"", hold=hold) as address:
                 ask(kind, address, embed, deadline=Deadline(total_s=0.3))
+
+
+@both
+def test_http_to_the_port_of_grpc_is_told_at_once(kind: str) -> None:
+    with (
+        served_grpc(SmallTriton()) as (address, _),
+        pytest.raises(ServerFailed, match="not as Triton's HTTP does; is this its gRPC port"),
+    ):
+        ask(kind, f"http://{address}", embed, connection=ONCE)
 
 
 @both

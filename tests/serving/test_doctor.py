@@ -155,6 +155,14 @@ def test_an_encoder_that_is_not_served_fails(production: Production) -> None:
         assert check_canary(session, []).state == "fail"
 
 
+def test_without_an_encoder_of_ours_just_that_is_said(wide_open: Target) -> None:
+    outcomes = {outcome.check: outcome for outcome in examine(replace(wide_open, system="v6"))}
+    served = outcomes["a radiograph is encoded"]
+    assert (served.state, served.seen) == ("fail", "no encoder of ours is served")
+    for check in ("queues are limited", "batches are limited", "bombs and giants are refused"):
+        assert (outcomes[check].seen, outcomes[check].cure) == ("no encoder of ours is served", "")
+
+
 def test_where_nothing_listens_nothing_is_claimed() -> None:
     found = states(Target(HOST, *free_ports((0, 0, 0)), timeout_s=QUICK_S))
     assert found["gRPC answers"] == "fail"
