@@ -202,7 +202,10 @@ def _write_source(scratch: Path, files: dict[str, bytes], packages: Path) -> Non
     (scratch / "bin").mkdir()
     (scratch / "bin" / "python3").symlink_to((packages / "bin" / "python3").resolve())
     shutil.copy2(packages / "pyvenv.cfg", scratch)
-    (scratch / _SITE / "packages.pth").write_text(f"{packages / _SITE}\n")
+    # A stub ignores PYTHONDONTWRITEBYTECODE, and would write beside each model that is served.
+    lines = [str(packages / _SITE), "import sys; sys.dont_write_bytecode = True; import chextriev_stub_start"]
+    (scratch / _SITE / "chextriev_stub_start.py").write_bytes(Path(__file__).with_name("stub_start.py").read_bytes())
+    (scratch / _SITE / "packages.pth").write_text("\n".join([*lines, ""]))
 
 
 def _source_files() -> Iterator[tuple[str, bytes]]:

@@ -75,11 +75,13 @@ class Guardian:
         )
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._ready, self._stopping = threading.Event(), threading.Event()
+        self._folders: set[Path] = set()  # before the server is started, others'; when it is ready, its own
 
     def run(self, words: IO[str]) -> int:
         """Start the server; the exit status, when it has ended and nothing is left of it."""
         libc = ctypes.CDLL(None)
         libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what Triton leaves when it dies becomes ours to reap
+        self._folders = self._leftovers.backend_folders()
         server = self._start(libc)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: self._stop(server))
@@ -129,7 +131,8 @@ class Guardian:
     def _obey(self, words: IO[str], server: "subprocess.Popen[bytes]") -> None:
         for line in words:
             word, _, text = line.strip().partition(" ")
-            if word == "ready":
+            if word == "ready" and not self._ready.is_set():
+                self._folders = self._leftovers.backend_folders() - self._folders
                 self._ready.set()
             elif word == "note":
                 self._note(text)
@@ -167,6 +170,8 @@ class Guardian:
     def _clean(self) -> None:
         self._leftovers.end_processes(self._task.prefix)
         self._leftovers.remove_memory(self._task.prefix)
+        made = self._folders if self._ready.is_set() else self._leftovers.backend_folders() - self._folders
+        self._leftovers.remove_empty(made)
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -185,6 +190,7 @@ def _neighbour(name: str) -> ModuleType:
 
 def main() -> int:
     """Run the task that standard input gives."""
+    os.umask(0o077)  # what it and Triton write is for their user alone
     task = GuardedTask(**json.loads(sys.stdin.readline()))
     return Guardian(task).run(sys.stdin)
 

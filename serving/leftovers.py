@@ -8,13 +8,15 @@ import os
 import re
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 MEMORY = Path("/dev/shm")
+TEMPORARY = Path("/tmp")  # Triton's Python backend has no other, whatever TMPDIR says
 PROGRAMS = ("tritonserver", "triton_python_backend_stub")
+_ENVIRONMENTS = "python_env_*"
 _NAME = re.compile(r"(chextriev-(\d+)-(\d+)-(\d+)-\d+-).*", re.DOTALL)
 _KILL_WAIT_MS = 5_000
 _LISTENING = "0A"  # in /proc/net/tcp
@@ -98,6 +100,23 @@ def remove_memory(prefix: str) -> None:
     for path in server_memory(prefix):
         with suppress(OSError):
             path.unlink()
+
+
+def backend_folders() -> set[Path]:
+    """Folders of ours that Triton's Python backend made in /tmp when it was loaded; a stopped one leaves its own."""
+    found = set()
+    for path in TEMPORARY.glob(_ENVIRONMENTS):
+        with suppress(OSError):
+            if path.lstat().st_uid == os.getuid():
+                found.add(path)
+    return found
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those that hold nothing."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def reap_servers() -> list[str]:

@@ -1,23 +1,31 @@
 """A real Triton on this machine, on loopback alone, for as long as a `with` block or `chextriev serve` lasts.
 
+It is for a machine whose users trust one another: each of them reaches its ports and reads its key of administration.
 A guardian process starts it, and outlives us by as long as it takes to end it; a thread of ours watches and mends it.
 """
 
 import fcntl
 import os
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from chextriev.errors import ServerNotStarted
+from chextriev.scratch import locked
 from chextriev.serving.environment import server_environment
+from chextriev.serving.guardian import GRACE_S
 from chextriev.serving.leftovers import ServerProcess, reap_servers
 from chextriev.serving.plain_path import is_plain
 from chextriev.serving.server_lives import LOG_FILE, ServerLives, ServerPlace
 from chextriev.serving.server_settings import ServerSettings as ServerSettings
 from chextriev.serving.supervisor import ServerEvent, Supervisor
 from chextriev.serving.triton_options import LOOPBACK
+
+_LOCK_FILE = "server.lock"
+_ENDING_S = GRACE_S + 2.0  # a guardian gives Triton the first, and needs a moment to clear away
+_LOOK_S = 0.1
 
 
 class LocalServer:
@@ -132,14 +140,31 @@ def _plain_path(repository: Path, stack: ExitStack) -> Path:
 
 
 def _own(folder: Path, stack: ExitStack, held: list[int]) -> Path:
-    """A folder that no other server uses now, as two could not write one log."""
+    """A folder that no other server uses now, as two could not write one log.
+
+    Whoever starts a server locks a file in it and, with the guardian, the folder: of a starter that was killed the
+    guardian may hold the folder for a while, and is waited for.
+    """
     folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(0o700, parents=True, exist_ok=True)
+    lock = folder / _LOCK_FILE
+    lock.touch(0o600)
+    if not stack.enter_context(locked(lock)):
+        raise ServerNotStarted(f"another server uses {folder}; give this one a state folder of its own")
     descriptor = os.open(folder, os.O_RDONLY)
     stack.callback(os.close, descriptor)
+    deadline = time.monotonic() + _ENDING_S
+    while not _locks(descriptor):
+        if time.monotonic() > deadline:
+            raise ServerNotStarted(f"the last server of {folder} has not ended in {_ENDING_S:g} s; try again later")
+        time.sleep(_LOOK_S)
+    held.append(descriptor)
+    return folder
+
+
+def _locks(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ServerNotStarted(f"another server uses {folder}; give this one a state folder of its own") from None
-    held.append(descriptor)
-    return folder
+        return False
+    return True

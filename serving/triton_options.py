@@ -32,7 +32,8 @@ def triton_command(
     """The command line of `tritonserver`, but for the prefix of its shared memory.
 
     key: opens what would otherwise let any page in a browser on this machine have it run code: loading a model from
-    files in a request.
+    files in a request. Triton takes it on its command line alone, which every user of this machine can read: it keeps
+    out browsers and mistakes, not local users.
     """
     kinds = ("grpc", "http", "metrics")
     return [

@@ -2,14 +2,21 @@
 
 import argparse
 import json
+import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chextriev.errors import InvalidSetting
+from chextriev.errors import DamagedArtifact, InvalidSetting, NotAnArtifact, ServerNotStarted
 
 if TYPE_CHECKING:
     from chextriev.serving.local_server import LocalServer
+
+REPOSITORIES = "repositories"
+_MADE = re.compile("[0-9a-f]{12}")
+_HALF_MADE = re.compile(r"\.([0-9a-f]{12})\.(?:tmp|old)-.*")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repository", type=Path, metavar="DIR", help="a model repository to serve in their place")
     parser.add_argument("--index", type=Path, action="append", default=[], metavar="DIR", help="an index to search")
     parser.add_argument("--engine", metavar="NAME", help="engine of each bundle (default: onnx-fp32)")
+    parser.add_argument("--signed-by", type=Path, metavar="PEM", help="public key that must have signed the bundles")
     parser.add_argument("--state", type=Path, metavar="DIR", help="for repository and log (default: the user's cache)")
     for kind in ("grpc", "http", "metrics"):
         parser.add_argument(f"--{kind}-port", type=int, default=0, metavar="N", help="default: a free one")
@@ -26,7 +34,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from chextriev.scratch import remove
     from chextriev.serving.environment import cache_folder
     from chextriev.serving.local_server import LocalServer, ServerSettings
 
@@ -34,40 +41,72 @@ def _serve(options: argparse.Namespace) -> int:
     state = options.state or cache_folder() / "serve"
     settings = ServerSettings(options.grpc_port, options.http_port, options.metrics_port, state=state)
     try:
-        repository = served_repository(options, state)
-        with LocalServer(repository, settings) as server:
-            for other in state.glob("models-*"):
-                if other != repository:
-                    remove(other)
+        with served_repository(options, state) as repository, LocalServer(repository, settings) as server:
             _follow(server, options)
     except KeyboardInterrupt:
         _say(options, "stopped", {"event": "stopped"})
     return 0
 
 
-def served_repository(options: argparse.Namespace, state: Path) -> Path:
-    """The repository that was given, or one of the bundles, named after what it is made of.
+@contextmanager
+def served_repository(options: argparse.Namespace, state: Path) -> Iterator[Path]:
+    """The repository that was given, or one of the bundles in the state folder's `repositories`.
 
-    So a server that uses this state folder keeps its own, whatever is asked for beside it.
+    What is made there is removed at the end, since an index tells of patients; so is what a killed server left there.
     """
+    from chextriev.scratch import locked
+
+    if bool(options.bundles) == bool(options.repository):
+        raise InvalidSetting("give either bundles to serve or --repository")
+    if options.repository:
+        if options.index or options.engine or options.signed_by:
+            raise InvalidSetting(
+                "a repository has its indexes and engines; leave out --index, --engine and --signed-by"
+            )
+        yield options.repository
+        return
+    folder = state.resolve() / REPOSITORIES
+    state.mkdir(0o700, parents=True, exist_ok=True)
+    folder.mkdir(0o700, exist_ok=True)
+    with locked(folder) as ours:
+        if not ours:
+            raise ServerNotStarted(f"another server uses {state}; give this one a state folder of its own")
+        remove_repositories(folder)
+        try:
+            yield _built(options, folder)
+        finally:
+            remove_repositories(folder)
+
+
+def remove_repositories(folder: Path) -> None:
+    """Remove the repositories that `serve` made in this folder of its own, and nothing else."""
+    from chextriev.artifacts import read_manifest
+    from chextriev.scratch import reap, remove
+    from chextriev.serving.repository import KIND
+
+    for path in list(folder.iterdir()):
+        half_made = _HALF_MADE.fullmatch(path.name)
+        if half_made:
+            reap(folder / half_made[1])
+        elif _MADE.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            with suppress(NotAnArtifact, DamagedArtifact):
+                read_manifest(path, KIND)
+                remove(path)
+
+
+def _built(options: argparse.Namespace, folder: Path) -> Path:
+    """The repository of the bundles, named after what it is made of."""
     from chextriev.artifacts import digest_of, read_manifest
     from chextriev.bundle import open_bundle
     from chextriev.index.build import KIND
     from chextriev.serving.repository import build_repository
     from chextriev.serving.repository_settings import RepositorySettings
 
-    if bool(options.bundles) == bool(options.repository):
-        raise InvalidSetting("give either bundles to serve or --repository")
-    if options.repository:
-        if options.index or options.engine:
-            raise InvalidSetting("a repository has its indexes and engines; leave out --index and --engine")
-        given: Path = options.repository
-        return given
-    bundles = [open_bundle(path) for path in options.bundles]
+    bundles = [open_bundle(path, signed_by=options.signed_by) for path in options.bundles]
     parts = [bundle.manifest.digest for bundle in bundles] + [
         read_manifest(path, KIND).digest for path in options.index
     ]
-    repository = state / f"models-{digest_of([*parts, options.engine])[:12]}"
+    repository = folder / digest_of([*parts, options.engine])[:12]
     build_repository(bundles, repository, RepositorySettings(engine=options.engine, indexes=tuple(options.index)))
     return repository
 

@@ -11,7 +11,7 @@ import pytest
 from chextriev.cli import main
 from chextriev.errors import ServerNotStarted
 from chextriev.serving.environment import ServerEnvironment
-from chextriev.serving.leftovers import reap_servers
+from chextriev.serving.leftovers import backend_folders, reap_servers
 from chextriev.serving.local_server import LocalServer, ServerSettings
 from tests.serving.serve_command import ServeCommand, await_end, listening, programs_of, serve_command
 from tests.serving.toy_repository import ENSEMBLE, WORKER, write_toy_repository
@@ -42,10 +42,31 @@ def test_a_signal_stops_it(repository: Path, tmp_path: Path) -> None:
         assert Path(command.ready["log"]).is_relative_to(tmp_path / "state")
         assert len(programs) == 2
         assert len(command.memory) == 1
+        assert [Path("/dev/shm", name).stat().st_mode & 0o077 for name in command.memory] == [0]
+        assert [path.stat().st_mode & 0o077 for path in (tmp_path / "state", Path(command.ready["log"]))] == [0, 0]
         command.process.send_signal(signal.SIGTERM)
         assert command.next_event() == {"event": "stopped"}
         assert command.process.wait(DEADLINE_S) == 0
         check_nothing_is_left(command, programs, guardian)
+
+
+def test_it_leaves_no_file_outside_its_state_folder(repository: Path, tmp_path: Path) -> None:
+    """Neither beside the models that it loads nor where Triton's Python backend makes a folder."""
+    files, folders = sorted(repository.rglob("*")), backend_folders()
+    with LocalServer(repository, ServerSettings(state=tmp_path / "state")):
+        made = backend_folders() - folders
+        assert made
+        assert sorted(repository.rglob("*")) == files
+    assert not made <= backend_folders()
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["server.lock", "server.log"]
+
+
+def test_a_killed_server_is_waited_for(repository: Path, tmp_path: Path) -> None:
+    with serve_command(repository, tmp_path / "state") as command:
+        command.process.kill()
+        command.process.wait(DEADLINE_S)
+        with serve_command(repository, tmp_path / "state") as again:
+            assert again.ready["event"] == "ready"
 
 
 def test_it_listens_on_loopback_alone(toy_server: LocalServer) -> None:
