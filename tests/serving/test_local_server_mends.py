@@ -204,7 +204,7 @@ def test_the_log_rotates_and_holds_nothing_of_a_request(server: LocalServer) -> 
         for _ in range(30):  # each is an error in Triton's log, which repeats the name
             with pytest.raises(utils.InferenceServerException):
                 client.load_model(SECRET, headers=server.admin)
-    files = [path for path in server.log.parent.rglob("*") if path.is_file()]
+    files = list(server.log.parent.glob("server.log*"))
     assert {path.name for path in files} >= {"server.log", "server.log.1"}
     assert len(files) <= 4
     kept = {path: path.read_bytes() for path in files}
