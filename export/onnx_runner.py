@@ -88,9 +88,10 @@ def _check_tensors(session: Any, part: str, bundle: EncoderBundle) -> None:
             )
 
 
-def open_session(model: bytes, device: str = "cpu", *, where: str = "the model") -> Any:
+def open_session(model: bytes, device: str = "cpu", *, where: str = "the model", spin: bool = True) -> Any:
     """An ONNX Runtime session on "cpu" or "cuda", of a model that holds all of its data itself.
 
+    spin: its threads wait for work in a loop, for some milliseconds, and not asleep. It changes no number.
     MissingDependency where this ONNX Runtime has no CUDA, DamagedArtifact for a file that is no engine.
     """
     onnxruntime = require("onnxruntime", extra="export")
@@ -102,6 +103,7 @@ def open_session(model: bytes, device: str = "cpu", *, where: str = "the model")
     options = session_options()
     # Planned memory would lie beside that of the first call: 120 MB more for 18 crops of ResNet50, at the same speed.
     options.enable_mem_pattern = device != "cpu"
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     try:
         return onnxruntime.InferenceSession(model, options, providers=[(provider, _OPTIONS[device])])
     except (

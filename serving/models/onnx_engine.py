@@ -32,7 +32,10 @@ class OnnxEngine:
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         check_machine(parameters)
         path = Path(args["model_repository"]) / args["model_version"] / MODEL_FILE
-        self._session = open_session(read_model(path, parameters["sha256"]), where=args["model_name"])
+        # Several models share the processor: threads that wait in a loop for one keep the cores from the others, and
+        # from decoding.
+        model = read_model(path, parameters["sha256"])
+        self._session = open_session(model, where=args["model_name"], spin=False)
         self._outputs = [output["name"] for output in config["output"]]
         self._input = config["input"][0]["name"]
 
