@@ -30,10 +30,10 @@ demo: $(STAMP) ## run the whole job on phantoms, or on DATA=<dir>; OUT=<dir> hol
 	$(BIN)/chextriev demo $(OUT) $(if $(DATA),--data '$(DATA)')
 
 test: $(STAMP)-dev lint types ## lint, type-check and run the fast tests
-	$(BIN)/pytest -m 'not slow and not gpu'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not gpu'
 
 test-all: $(STAMP)-dev ## run every test that needs no GPU
-	$(BIN)/pytest -m 'not gpu'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not gpu'
 
 test-gpu: $(STAMP)-dev ## run the tests that need an NVIDIA GPU
 	$(BIN)/pytest -m gpu
