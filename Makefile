@@ -29,6 +29,9 @@ env: $(STAMP)-dev ## build .venv with everything for development
 demo: $(STAMP) ## run the whole job on phantoms, or on DATA=<dir>; OUT=<dir> holds the results
 	$(BIN)/chextriev demo $(OUT) $(if $(DATA),--data '$(DATA)')
 
+# Two test files at a time, each on one core.
+test test-all: export OMP_NUM_THREADS = 1
+
 test: $(STAMP)-dev lint types ## lint, type-check and run the fast tests
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not gpu'
 
