@@ -18,7 +18,7 @@ from chextriev.serving.local_server import LocalServer
 
 IN_PROCESS = "in process"
 TRANSPORTS = ("grpc", "http", "shm")
-_LEAST = 16  # radiographs in a piece of work: as many as the highest concurrency
+_TIMES = 2  # radiographs in a piece of work, times the concurrency, so that it has a middle between start and end
 
 Work = Callable[[], object]
 
@@ -60,7 +60,7 @@ def measure_saturation(
     Medians over the repeats; triton_over_in_process: of the best concurrency, the median over neighbouring repeats.
     cpu_ms: processor time for a radiograph, of this process or of the server's.
     """
-    count = _radiographs(encoder, subject.file, settings.work_s)
+    count = max(_TIMES * max(settings.concurrency), _radiographs(encoder, subject.file, settings.work_s))
     works: dict[str, Work] = {IN_PROCESS: lambda: _drain(encoder.stream([subject.file.decode] * count))}
     works |= {str(many): _stream(client, subject.file, count, many) for many in settings.concurrency}
     meters = {name: _Meter(work, [os.getpid()] if name == IN_PROCESS else pids) for name, work in works.items()}
@@ -100,7 +100,7 @@ def _radiographs(encoder: Encoder, file: RadiographFile, work_s: float) -> int:
     """How many are encoded in so many seconds, the first ones not counted."""
     works = {"a few": lambda: _drain(encoder.stream([file.decode] * 8))}
     (taken,) = time_in_turn(works, repeats=1)["a few"]
-    return max(_LEAST, math.ceil(8 * work_s / taken))
+    return math.ceil(8 * work_s / taken)
 
 
 def _embedding(client: Client, file: RadiographFile) -> Work:

@@ -10,7 +10,7 @@ from chextriev.optional import require
 from chextriev.serving.bench.subject import QUERY
 
 TEMPLATE = "load.svg.j2"
-WIDTH, HEIGHT = 960, 470
+WIDTH, HEIGHT = 960, 482
 QUANTILES = ("p50", "p95", "p99")
 _GOAL = 0.85
 
@@ -66,6 +66,7 @@ def draw_load(content: Mapping[str, Any]) -> str:
         query=content["wire"][QUERY],
         load_s=content["settings"]["load_s"],
         minutes=content["long_load"]["minutes"],
+        analyzed=bool(content["perf_analyzer"]),
         saturation=max(content["saturation"]["triton_per_s"].values()),
     )
     return text
@@ -73,8 +74,14 @@ def draw_load(content: Mapping[str, Any]) -> str:
 
 def _latencies(content: Mapping[str, Any]) -> dict[str, Any]:
     rising, long = content["rising_load"], content["long_load"]
-    groups = [("circle", rising["poisson"]), ("square", [long]), ("triangle", [rising["evenly_spaced"]])]
-    groups = [(shape, [load for load in loads if load["latency_ms"]]) for shape, loads in groups]
+    analyzed = content["perf_analyzer"].get("poisson", [])
+    groups = [
+        ("circle", rising["poisson"]),
+        ("square", [long]),
+        ("triangle", [rising["evenly_spaced"]]),
+        ("cross", analyzed),
+    ]
+    groups = [(shape, [load for load in loads if load.get("latency_ms")]) for shape, loads in groups]
     heights = [load["latency_ms"][name] for _, loads in groups for load in loads for name in QUANTILES]
     across = Axis((0.0, 1.0), (LEFT.left, LEFT.right))
     up = Axis(
@@ -120,7 +127,7 @@ def _throughput(found: Mapping[str, Any]) -> dict[str, Any]:
         "box": RIGHT,
         "x_ticks": across.ticks(sorted(rates), "{:g}"),
         "y_ticks": up.ticks((count * step for count in range(9)), "{:g}"),
-        "across": "requests on their way, each sent when one was answered",
+        "across": "requests on their way (closed loop)",
         "up": "radiographs/s",
         "levels": [
             {"name": "in this process", "y": up.place(alone)},

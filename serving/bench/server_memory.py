@@ -11,12 +11,13 @@ from typing import Any
 Pids = Callable[[], Iterable[int]]
 
 
-def proportional_bytes(pid: int) -> int:
-    """Memory of a process in which each shared page counts in parts (PSS), so that processes add up; Linux."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return 1024 * int(line.split()[1])
-    return 0
+def held_bytes(pid: int) -> int:
+    """Memory that a process holds, a shared page counted in parts (PSS), so that processes add up; Linux.
+
+    Without that of files, as libraries, whose part depends on who else has them open.
+    """
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 class MemoryWatch:
@@ -63,5 +64,5 @@ class MemoryWatch:
         total = 0
         for pid in self._pids():
             with suppress(ProcessLookupError, FileNotFoundError):  # it ended meanwhile
-                total += proportional_bytes(pid)
+                total += held_bytes(pid)
         self.samples.append(total)

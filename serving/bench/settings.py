@@ -23,12 +23,12 @@ class ServeBenchSettings:
     backbone: str = "efficientnet-lite0"
     height: int = 3000
     width: int = 2500
-    turns: int = 30
-    repeats: int = 5
-    work_s: float = 3.0
+    turns: int = 20
+    repeats: int = 3
+    work_s: float = 5.0
     concurrency: tuple[int, ...] = (1, 2, 4, 8, 16)
     loads: tuple[float, ...] = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9)
-    load_s: float = 20.0
+    load_s: float = 15.0
     minutes: float = 0.5
     perf_analyzer: Path | None = None
     seed: int = 0

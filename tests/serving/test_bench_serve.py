@@ -19,9 +19,9 @@ from chextriev.radiograph_file import RadiographFile
 from chextriev.serving.bench import ServeBenchSettings, bench_serve
 from chextriev.serving.bench.arrivals import evenly_spaced, poisson
 from chextriev.serving.bench.open_loop import Sent, percentiles, send_when_due, summarise
-from chextriev.serving.bench.perf_analyzer import check_program, input_data, read_table
+from chextriev.serving.bench.perf_analyzer import check_program, gaps_text, input_data, read_table
 from chextriev.serving.bench.picture import draw_load
-from chextriev.serving.bench.server_memory import MemoryWatch, proportional_bytes
+from chextriev.serving.bench.server_memory import MemoryWatch, held_bytes
 from chextriev.serving.bench.server_statistics import Counts, work_between
 from chextriev.serving.bench.targets import targets
 from chextriev.serving.bench.wire_bytes import relay_to
@@ -174,7 +174,7 @@ def test_the_work_of_a_server_is_that_between_two_readings() -> None:
 
 def test_memory_is_watched_from_beginning_to_end() -> None:
     here = os.getpid()
-    assert proportional_bytes(here) > 1e6
+    assert held_bytes(here) > 1e6
     with MemoryWatch(lambda: [here], every_s=3600) as watch:
         held = np.ones(4_000_000)
     found = watch.summary()
@@ -218,6 +218,10 @@ def test_perf_analyzer_is_given_the_bytes_as_triton_lays_them_out() -> None:
     (data,) = input_data(RadiographFile("a", b"abc", boxes()))["data"]
     assert base64.b64decode(data["image"]["b64"]) == b"\x03\x00\x00\x00abc"
     assert len(json.loads(json.dumps(data))["boxes"]["content"]) == 18 * 4
+
+
+def test_perf_analyzer_is_given_our_arrivals() -> None:
+    assert gaps_text(np.array([0.5, 0.75, 2])) == "500000\n250000\n1250000\n"
 
 
 def test_the_table_of_perf_analyzer_is_read() -> None:
