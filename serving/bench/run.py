@@ -22,6 +22,11 @@ from chextriev.serving.local_server import LocalServer
 from chextriev.serving.repository import build_repository
 from chextriev.serving.repository_settings import RepositorySettings
 
+NOTES = (
+    "threads of the engine in this process wait for work in a loop, those of the served engine asleep, so the server may"
+    " be the faster one; saturation is the best closed loop, and loads are shares of it"
+)
+
 
 def bench_serve(settings: ServeBenchSettings) -> dict[str, Any]:
     """Export a bundle, start a local server of it and measure both; JSON-able, with a table of lines."""
@@ -58,6 +63,7 @@ def measure_served(server: LocalServer, subject: ServeSubject, settings: ServeBe
         "wire": measure_wire(server, subject.queries, system=system),
         "perf_analyzer": measure_perf_analyzer(server, subject.file, most_per_s, settings, system=system),
     }
+    content["notes"] = NOTES
     content["server_events"] = [event.kind for event in server.events[happened:]]
     content["targets"] = targets(content)
     return {**content, "table": table_lines(content)}
