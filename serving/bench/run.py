@@ -23,7 +23,7 @@ from chextriev.serving.repository import build_repository
 from chextriev.serving.repository_settings import RepositorySettings
 
 NOTES = (
-    "threads of the engine in this process wait for work in a loop, those of the served engine asleep, so the server may"
+    "threads of the engine in this process wait for work in a loop, those of a served engine asleep, so the server may"
     " be the faster one; saturation is the best closed loop, and loads are shares of it"
 )
 
