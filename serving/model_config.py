@@ -30,12 +30,15 @@ def set_parameters(config: Config, parameters: Mapping[str, str]) -> None:
         config.parameters[name].string_value = value
 
 
-def batch_requests(config: Config, *, queue: int, timeout_s: float) -> None:
-    """Whatever waits when the model is free becomes one batch; a lone request never waits for company.
+def queue_requests(config: Config, *, queue: int, timeout_s: float, together: bool) -> None:
+    """Bound the queue of a model. A lone request never waits for company.
 
     queue: requests that may wait; one more is refused at once. timeout_s: the longest wait; a request may ask for less.
+    together: whatever waits when the model is free becomes one batch; else each request is one of its own.
     """
     batching = config.dynamic_batching
+    if not together:
+        batching.preferred_batch_size.append(1)
     batching.max_queue_delay_microseconds = 0
     policy = batching.default_queue_policy
     policy.timeout_action = policy.REJECT

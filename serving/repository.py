@@ -26,7 +26,7 @@ from chextriev.serving.repository_models import Model, RepositoryMaker, template
 from chextriev.serving.repository_settings import RepositorySettings
 
 KIND = "model repository"
-METHOD = 1
+METHOD = 2
 """Of making repositories; a change makes former ones outdated."""
 
 

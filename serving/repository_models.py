@@ -46,9 +46,12 @@ class RepositoryMaker:
             self._index(directory, manifest, systems)
         return list(self._models.values())
 
-    def _add(self, config: triton.Config, content: Mapping[str, bytes | Path], *, batched: bool = True) -> Model:
-        if batched:
-            triton.batch_requests(config, queue=self._settings.queue, timeout_s=self._settings.timeout_s)
+    def _add(self, config: triton.Config, content: Mapping[str, bytes | Path], *, queued: bool = True) -> Model:
+        if queued:
+            # On a processor a batch of crops takes as long as one by one, and those in it wait for the last.
+            alone = config.backend == "python" and config.input[0].name in (wire.IMAGE, wire.CROPS)
+            queue, timeout_s = self._settings.queue, self._settings.timeout_s
+            triton.queue_requests(config, queue=queue, timeout_s=timeout_s, together=not alone)
         return self._models.setdefault(config.name, Model(config, content))
 
     def _new(self, name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> triton.Config:
@@ -85,7 +88,9 @@ class RepositoryMaker:
         (model,) = (value for name, value in content.items() if name != "model.py")
         parameters = {"engine": engine, "sha256": hashlib.sha256(model).hexdigest()}
         triton.set_parameters(config, parameters if proven is None else {**parameters, "proven_on": proven})
-        triton.run_on(config, backend)
+        # Two backbones on a processor: while crops are on their way to one, the other one keeps the cores busy.
+        both = backend == "python" and part == REGION_BACKBONE
+        triton.run_on(config, backend, instances=2 if both else 1)
         if backend == "tensorrt":
             config.instance_group[0].profile.extend(["0", "1", "2"])  # as many as to_tensorrt.BATCHES
         triton.warm_up(config, [1] if backend == "python" else [1, 8])
@@ -107,7 +112,7 @@ class RepositoryMaker:
                 "embedding_width": str(bundle.card.embedding_width),
             },
         )
-        self._add(config, {".keep": b""}, batched=False)
+        self._add(config, {".keep": b""}, queued=False)
 
     def _index(self, directory: Path, manifest: Manifest, bundles: Mapping[str, EncoderBundle]) -> None:
         digest = manifest.recipe.parents.get("encoder", "")

@@ -100,6 +100,8 @@ def test_queues_are_bounded_and_a_lone_request_waits_for_nobody(repository: Path
         batching = config_of(repository, model).dynamic_batching
         policy = batching.default_queue_policy
         assert batching.max_queue_delay_microseconds == 0
+        alone = model in ("radiograph_preprocess", "region_backbone")
+        assert list(batching.preferred_batch_size) == ([1] if alone else [])
         assert (policy.max_queue_size, policy.timeout_action) == (64, policy.REJECT)
         assert (policy.allow_timeout_override, policy.default_timeout_microseconds) == (True, 30_000_000)
 
