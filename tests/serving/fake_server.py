@@ -6,17 +6,37 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 
 from chextriev.bundle import TensorSpec
 from chextriev.errors import RequestRefused, ServingError, UnknownModel
 from chextriev.radiograph_file import RadiographFile
-from chextriev.serving.client import AsyncClient, Call, Client, ModelDescription, Threaded
+from chextriev.serving.client import (
+    AsyncClient,
+    Call,
+    Client,
+    Connection,
+    Hit,
+    ModelDescription,
+    RetryPolicy,
+    Threaded,
+)
 from chextriev.serving.client.transport import Tensors
 from tests.tiny import boxes
 
 DIGEST = "d" * 64
 OUTPUTS = (TensorSpec("embedding", ("B", 2), "float32"), TensorSpec("finding_logits", ("B", 9), "float32"))
 HITS = (TensorSpec("hits", ("B", 1), "bytes"),)
+AT_ONCE = Connection(retry=RetryPolicy(tries=4, first_s=0))
+HIT = Hit("other", "study", None, 0.5, ("pneumonia",), "AP", "F", 61, 7)
+
+both = pytest.mark.parametrize("kind", ["threads", "loop"])
+"""Kinds of client, as `ask_client` takes them."""
+
+
+def numbers(parts: list[Any]) -> list[int]:
+    """Of the radiographs whose embeddings these are."""
+    return [int(part.vectors[0, 0]) for part in parts]
 
 
 def file(number: int) -> RadiographFile:

@@ -1,28 +1,18 @@
 """Both clients on a server in a few lines: what is asked, tried again, cut, ordered and said."""
 
-import asyncio
-import json
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, closing
-from dataclasses import asdict
-from itertools import count, islice
 from typing import Any
 
 import numpy as np
 import pytest
 
 from chextriev.anatomy import Finding
-from chextriev.bundle import TensorSpec
 from chextriev.errors import (
-    CountMismatch,
     DeadlineExpired,
     InvalidSetting,
-    MissingFile,
-    OtherEncoder,
     Overloaded,
     RequestRefused,
     ServerFailed,
@@ -34,27 +24,15 @@ from chextriev.errors import (
 from chextriev.radiograph import Radiograph
 from chextriev.radiograph_file import RadiographFile
 from chextriev.serving.client import (
-    AsyncClient,
     Client,
     Connection,
     Deadline,
-    Hit,
     ModelDescription,
     RetryPolicy,
-    Threaded,
 )
 from chextriev.serving.client.sources import REQUEST_BYTES, as_file, cut
-from tests.serving.fake_server import DIGEST, HITS, OUTPUTS, FakeServer, ask_client, file
+from tests.serving.fake_server import AT_ONCE, DIGEST, OUTPUTS, FakeServer, ask_client, both, file
 from tests.tiny import boxes
-
-AT_ONCE = Connection(retry=RetryPolicy(tries=4, first_s=0))
-HIT = Hit("other", "study", None, 0.5, ("pneumonia",), "AP", "F", 61, 7)
-
-both = pytest.mark.parametrize("kind", ["threads", "loop"])
-
-
-def numbers(parts: list[Any]) -> list[int]:
-    return [int(part.vectors[0, 0]) for part in parts]
 
 
 @both
@@ -171,205 +149,6 @@ def test_a_retry_reads_anew_which_encoder_answers(kind: str) -> None:
     found = ask_client(kind, server, lambda client: client.embed(file(7)), connection=AT_ONCE)
     assert found.encoder_digest == "e" * 64
     assert server.described == ["chextriev_v6"] * 2
-
-
-@both
-@pytest.mark.parametrize(("concurrency", "batch"), [(1, 1), (3, 1), (2, 4)])
-def test_a_stream_keeps_order_and_bounds(kind: str, concurrency: int, batch: int) -> None:
-    server, pulled, seen = FakeServer(), [], []
-
-    def sources() -> Iterator[Callable[[], RadiographFile]]:
-        for number in range(40):
-            pulled.append(number)
-            assert len(pulled) - len(seen) <= (2 * concurrency + 1) * batch
-            yield lambda number=number: file(number)
-
-    def consume(client: Any) -> Any:
-        stream = client.stream(sources(), concurrency=concurrency, batch=batch)
-        return _noting(stream, seen) if kind == "threads" else _noting_async(stream, seen)
-
-    parts = ask_client(kind, server, consume)
-    assert [int(number) for part in parts for number in part.vectors[:, 0]] == list(range(40))
-    assert server.most_running <= concurrency
-    assert {call.rows for call in server.calls} == {batch}
-
-
-def _noting(stream: Iterator[Any], seen: list[Any]) -> Iterator[Any]:
-    for part in stream:
-        seen.extend(part.image_ids)
-        yield part
-
-
-async def _noting_async(stream: AsyncIterator[Any], seen: list[Any]) -> AsyncIterator[Any]:
-    async for part in stream:
-        seen.extend(part.image_ids)
-        yield part
-
-
-@both
-def test_a_stream_raises_in_the_place_of_the_refused(kind: str) -> None:
-    seen: list[Any] = []
-
-    def consume(client: Any) -> Any:
-        stream = client.stream(map(file, [0, 1, 2, -1, 4]), concurrency=2)
-        return _noting(stream, seen) if kind == "threads" else _noting_async(stream, seen)
-
-    with pytest.raises(RequestRefused, match=r"every pixel is equal \(request \w+, image secret--1\)"):
-        ask_client(kind, FakeServer(), consume)
-    assert seen == ["secret-0", "secret-1", "secret-2"]
-
-
-@both
-@pytest.mark.parametrize("batch", [1, 3])
-def test_answers_go_on_after_the_refused(kind: str, batch: int) -> None:
-    def unreadable() -> RadiographFile:
-        return RadiographFile.from_path("nowhere.png", boxes())
-
-    sources = [file(0), file(-1), unreadable, file(3), file(4)]
-    found = ask_client(kind, FakeServer(), lambda client: client.answers(sources, concurrency=2, batch=batch))
-    assert [answer.position for answer in found] == [0, 1, 2, 3, 4]
-    assert [answer.image_id for answer in found] == ["secret-0", "secret--1", None, "secret-3", "secret-4"]
-    assert [type(answer.error) for answer in found] == [type(None), RequestRefused, MissingFile, type(None), type(None)]
-    assert numbers([answer.embeddings for answer in found if answer.error is None]) == [0, 3, 4]
-    assert all(answer.embeddings is None for answer in found if answer.error is not None)
-
-
-@both
-def test_answers_do_not_hide_errors_of_others(kind: str) -> None:
-    def broken() -> RadiographFile:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        ask_client(kind, FakeServer(), lambda client: client.answers([file(0), broken]))
-
-
-def test_a_stream_left_halfway_pulls_no_more() -> None:
-    pulled = count()
-    with Client(FakeServer()) as client, closing(client.stream(map(file, pulled), concurrency=2)) as stream:
-        assert numbers(list(islice(stream, 3))) == [0, 1, 2]
-    assert next(pulled) <= 8
-
-
-def test_an_asynchronous_stream_left_halfway_leaves_no_task() -> None:
-    async def live() -> AsyncIterator[RadiographFile]:
-        for number in count():
-            yield file(number)
-
-    async def main() -> None:
-        async with AsyncClient(Threaded(FakeServer())) as client:
-            async with aclosing(client.stream(live(), concurrency=2)) as stream:
-                assert numbers([await anext(stream), await anext(stream)]) == [0, 1]
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(main())
-
-
-def test_a_live_source_holds_back_no_answer() -> None:
-    async def main() -> None:
-        more = asyncio.Event()
-
-        async def live() -> AsyncIterator[RadiographFile]:
-            yield file(0)
-            await more.wait()
-            yield file(1)
-
-        async with AsyncClient(Threaded(FakeServer())) as client:
-            found = []
-            async for part in client.stream(live(), concurrency=2):
-                found.append(part)
-                more.set()
-            assert numbers(found) == [0, 1]
-
-    asyncio.run(main())
-
-
-@both
-@pytest.mark.parametrize("settings", [{"concurrency": 0}, {"batch": 0}, {"batch": 33}])
-def test_a_stream_needs_sensible_settings(kind: str, settings: dict[str, int]) -> None:
-    with pytest.raises(InvalidSetting, match="concurrency is at least 1, batch 1 to 32"):
-        ask_client(kind, FakeServer(), lambda client: client.stream([file(0)], **settings))
-
-
-@both
-def test_a_served_index_is_asked_with_the_ids(kind: str) -> None:
-    server = FakeServer()
-    server.hits = json.dumps([asdict(HIT)]).encode()
-    found = ask_client(kind, server, lambda client: client.search(file(7), 3, patient_id="p"), index="served")
-    assert found == [HIT]
-    asked = server.calls[-1].inputs
-    assert {name: array.tolist() for name, array in asked.items()} == {
-        "vectors": [[7, 1]],
-        "k": [[3]],
-        "image_ids": [[b"secret-7"]],
-        "patient_ids": [[b"p"]],
-    }
-    assert (asked["vectors"].dtype, asked["k"].dtype) == (np.float32, np.int32)
-
-
-@both
-def test_many_queries_of_a_served_index(kind: str) -> None:
-    server = FakeServer()
-    sources = [file(number) for number in range(40)]
-    found = ask_client(kind, server, lambda client: client.search_each(sources, 5), index="served")
-    assert found == [[]] * 40
-    assert [call.rows for call in server.calls if "vectors" in call.inputs] == [32, 8]
-    assert server.calls[-1].inputs["patient_ids"].tolist() == [[b""]] * 8
-
-
-@both
-def test_an_index_of_another_encoder_is_refused_before_anything_is_sent(kind: str) -> None:
-    server = FakeServer()
-    server.models["index_v6"] = ModelDescription("index_v6", HITS, {"encoder_digest": "e" * 64})
-    with pytest.raises(OtherEncoder, match="of encoder dddddddddddd, index_v6 holds vectors of encoder eeeeeeeeeeee"):
-        ask_client(kind, server, lambda client: client.search(file(7)), index="served")
-    assert not server.calls
-
-
-@both
-@pytest.mark.parametrize("hits", [b"", b"{}", b"[1]", b'[{"image_id": "a"}]', b"\xff", b"[" * 100_000])
-def test_hits_that_are_none(kind: str, hits: bytes) -> None:
-    server = FakeServer()
-    server.hits = hits
-    with pytest.raises(ServerFailed, match=r"not 1 lists of hits; .* \(request \w+, image secret-7\)"):
-        ask_client(kind, server, lambda client: client.search(file(7)), index="served")
-
-
-@both
-def test_queries_are_checked_before_anything_is_sent(kind: str) -> None:
-    server = FakeServer()
-    with pytest.raises(InvalidSetting, match="k = 0; ask for 1 to 10,000 results"):
-        ask_client(kind, server, lambda client: client.search(file(7), 0), index="served")
-    with pytest.raises(CountMismatch, match="1 patient_ids beside 2 queries"):
-        ask_client(
-            kind, server, lambda client: client.search_each([file(1), file(2)], patient_ids=["p"]), index="served"
-        )
-    with pytest.raises(InvalidSetting, match="no index to search; open it with index=DIRECTORY, or index='served'"):
-        ask_client(kind, server, lambda client: client.search(file(7)))
-    assert not server.described
-
-
-@both
-@pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        (ModelDescription("chextriev_v6", OUTPUTS, {}), "does not say which encoder it is"),
-        (
-            ModelDescription("chextriev_v6", OUTPUTS[:1], {"encoder_digest": DIGEST}),
-            "gives embedding; an encoder gives",
-        ),
-        (
-            ModelDescription(
-                "chextriev_v6", (TensorSpec("embedding", ("B", 3), "float32"), OUTPUTS[1]), {"encoder_digest": DIGEST}
-            ),
-            r"answers embedding \[1, 2\] float32; its configuration says \[1, 3\] float32",
-        ),
-    ],
-)
-def test_a_model_that_is_no_encoder(kind: str, model: ModelDescription, said: str) -> None:
-    server = FakeServer()
-    server.models["chextriev_v6"] = model
-    with pytest.raises(ServerFailed, match=said):
-        ask_client(kind, server, lambda client: client.embed(file(7)))
 
 
 @both
