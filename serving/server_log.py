@@ -28,6 +28,8 @@ _NO_GPU = re.compile(
     r"|failed to allocate pinned system memory: .*"
 )
 """What this build says as an error or warning of any machine without a GPU."""
+_OURS = re.compile(r"chextriev: \w+ in [\w.]*, line \d+")
+"""What a model of ours says where it broke (`models.answers.refuse`): kind of error and place, no word of the request."""
 _PATH = re.compile(r"(?<![\w.:/])/[^\s'\",;:)(]+")
 _DROPPED = "I"
 
@@ -41,6 +43,8 @@ class LineFilter:
 
     def kept(self, line: str) -> str | None:
         """The line as the log may have it, or None for one that it does without."""
+        if _OURS.fullmatch(line):
+            return line
         found = _LINE.fullmatch(line)
         if found is None:
             return None

@@ -5,6 +5,7 @@ encoder's digest, so that a client can refuse an index of another encoder.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,6 @@ MAX_IMAGE_BYTES = 96_000_000
 """Of one image: raw pixels of the largest radiograph that is read."""
 MAX_HITS = 10_000
 """Of one query to a served index."""
-CANARY_ID = "canary"
 
 
 def ensemble_name(system: str) -> str:
@@ -41,27 +41,16 @@ def index_name(system: str) -> str:
     return f"index_{system.replace('global-cnn', 'global_cnn')}"
 
 
-def image_tensor(files: list[RadiographFile]) -> npt.NDArray[np.object_]:
-    """`image` [B, 1] of bytes."""
-    tensor = np.empty((len(files), 1), np.object_)
-    tensor[:, 0] = [file.content for file in files]
-    return tensor
-
-
-def box_tensor(files: list[RadiographFile]) -> npt.NDArray[np.float32]:
-    """`boxes` [B, 18, 4] float32, pixels of the original image."""
-    if not files:
-        return np.empty((0, N_REGIONS, 4), np.float32)
-    return np.stack([file.boxes.xyxy for file in files])
-
-
-def request_tensors(files: list[RadiographFile]) -> Mapping[str, npt.NDArray[np.generic]]:
-    """The inputs of an ensemble, by name."""
-    return {IMAGE: image_tensor(files), BOXES: box_tensor(files)}
+def request_tensors(files: list[RadiographFile]) -> Mapping[str, npt.NDArray[Any]]:
+    """The inputs of an ensemble: `image` [B, 1] of bytes and `boxes` [B, 18, 4] float32, pixels of the images."""
+    images = np.empty((len(files), 1), np.object_)
+    images[:, 0] = [file.content for file in files]
+    boxes = [file.boxes.xyxy for file in files]
+    return {IMAGE: images, BOXES: np.array(boxes, np.float32).reshape(-1, N_REGIONS, 4)}
 
 
 def canary() -> RadiographFile:
     """A small image that every server must be able to encode: a ramp of grey levels and 18 boxes in it."""
     ramp = np.add.outer(np.arange(64), 3 * np.arange(64)).astype(np.uint8)
     corners = np.arange(N_REGIONS, dtype=np.float32)[:, np.newaxis] + np.array([0, 0, 40, 40], np.float32)
-    return RadiographFile(CANARY_ID, raw_image(ramp), RegionBoxes(corners))
+    return RadiographFile("canary", raw_image(ramp), RegionBoxes(corners))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from chextriev.errors import ChextrievError, MissingDependency
 
-Read = TypeVar("Read")
+Result = TypeVar("Result")
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
@@ -56,27 +56,36 @@ def refuse(error: Exception) -> Any:
 
 def answer_each(requests: Sequence[Any], answer: Callable[[Any], Tensors]) -> list[Any]:
     """A response to each request: what `answer` returns, or its error."""
-    responses = []
-    for request in requests:
-        try:
-            responses.append(respond(answer(request)))
-        except Exception as error:  # noqa: BLE001 - one left alone would reach the client with traceback and paths
-            responses.append(refuse(error))
-    return responses
+
+    def one(request: Any) -> Any:
+        return attempt(lambda: respond(answer(request)), refuse)
+
+    return [one(request) for request in requests]
 
 
 def answer_together(requests: Sequence[Any], name: str, run: Callable[[npt.NDArray[Any]], Tensors]) -> list[Any]:
     """A response to each request, of one call of `run` for the rows of input `name` of all of them.
 
-    Where that fails, each request is run by itself.
+    Where that fails, each request is run by itself: whose fault it is shows then.
     """
-    if len(requests) == 1:
+
+    def singly(_: Exception | None = None) -> list[Any]:
         return answer_each(requests, lambda request: run(read_tensor(request, name)))
-    try:
-        parts = [read_tensor(request, name) for request in requests]
-        outputs = run(np.concatenate(parts))
-    except Exception:  # noqa: BLE001 - whose fault it is shows when they run one by one
-        return answer_each(requests, lambda request: run(read_tensor(request, name)))
+
+    return singly() if len(requests) == 1 else attempt(lambda: _joined(requests, name, run), singly)
+
+
+def _joined(requests: Sequence[Any], name: str, run: Callable[[npt.NDArray[Any]], Tensors]) -> list[Any]:
+    parts = [read_tensor(request, name) for request in requests]
+    outputs = run(np.concatenate(parts))
     ends = np.cumsum([len(part) for part in parts])
     slices = [slice(end - len(part), end) for end, part in zip(ends, parts, strict=True)]
     return [respond({key: array[rows] for key, array in outputs.items()}) for rows in slices]
+
+
+def attempt(work: Callable[[], Result], instead: Callable[[Exception], Result]) -> Result:
+    """What `work` returns, or what `instead` makes of its error."""
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - Triton sends any other to the client, with traceback and paths
+        return instead(error)

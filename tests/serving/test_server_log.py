@@ -65,3 +65,11 @@ def test_a_repository_without_models_keeps_no_name() -> None:
 def test_paths_are_taken_out() -> None:
     text = "FileNotFoundError: '/home/meier/x.onnx' (/srv/a b/c.py): see http://host/page"
     assert without_paths(text, "/srv/a b") == "FileNotFoundError: '(path)' ((path)): see http://host/page"
+
+
+def test_where_a_model_of_ours_broke_is_kept_and_nothing_beside_it() -> None:
+    kept = LineFilter(["toy_worker"]).kept
+    line = "chextriev: ZeroDivisionError in chextriev.serving.models.preprocess, line 57"
+    assert kept(line) == line
+    assert kept(f"{line} of patient 7") is None
+    assert kept("chextriev: patient 7 in chextriev, line 57") is None
