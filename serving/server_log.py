@@ -29,7 +29,7 @@ _NO_GPU = re.compile(
 )
 """What this build says as an error or warning of any machine without a GPU."""
 _OURS = re.compile(r"chextriev: \w+ in [\w.]*, line \d+")
-"""What a model of ours says where it broke (`models.answers.refuse`): kind of error and place, no word of the request."""
+"""Where a model of ours broke (`models.answers.refuse`): kind of error and place, no word of the request."""
 _PATH = re.compile(r"(?<![\w.:/])/[^\s'\",;:)(]+")
 _DROPPED = "I"
 
