@@ -1,6 +1,7 @@
 """A checkpoint becomes an encoder bundle: its weights, the ONNX engine in float32 beside PyTorch, and the card."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,9 @@ def measure_parity(paths: Mapping[str, Path], backbone: Backbone, trained: Train
 
 
 def relative_difference(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
-    """max|a-b| / max|b|."""
-    return float(np.abs(a - b).max() / np.abs(b).max())
+    """max|a-b| / max|b|; of two that are zero throughout 0, and infinite where b alone is."""
+    difference, scale = float(np.abs(a - b).max()), float(np.abs(b).max())
+    return difference / scale if scale else math.inf if difference else 0.0
 
 
 def _locate(path: Path) -> tuple[Path, Mapping[str, Any], dict[str, str]]:

@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,12 @@ import pytest
 pytest_plugins = ("tests.export.tiny_bundle", "tests.serving.served", "tests.docker.production")
 
 REAL_DATA = "CHEXTRIEV_REAL_DATA"
+
+
+def pytest_runtest_setup() -> None:
+    """Every test, and whatever is made for it first, draws the same weights whichever tests ran before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -215,3 +215,10 @@ def test_serving_an_engine_loads_neither_torch_nor_onnx(ath: TinyBundle) -> None
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_difference_is_relative_to_the_second_even_where_that_is_zero() -> None:
+    zero, one = np.zeros(3, np.float32), np.array([0, 1, 4], np.float32)
+    assert relative_difference(zero, zero) == 0
+    assert relative_difference(one, zero) == np.inf
+    assert relative_difference(one + 1, one) == 0.25

@@ -267,7 +267,8 @@ def test_a_whole_measurement_has_no_errors(measured: dict[str, Any]) -> None:
         assert load["requests"] > 0
         assert load["errors"] == {}
         assert load["latency_ms"]["p50"] <= load["latency_ms"]["p95"] <= load["latency_ms"]["p99"]
-        assert load["server"]["encoder_ath"]["requests"] == load["requests"] + 1  # the first is not counted
+        counted = load["server"]["encoder_ath"]["requests"] - load["requests"]
+        assert 1 <= counted <= 3  # the first is not the load's, nor are canaries of the supervisor
     assert measured["server_events"] == []
     assert measured["long_load"]["memory"]["samples"] >= 3
     assert measured["long_load"]["memory"]["start_mb"] > 50
