@@ -6,7 +6,7 @@ status 2; from Python, catch the branch you can mend::
     ChextrievError
     ├── InputError                what a person gave
     │   ├── UnknownName           UnknownRegion, UnknownFinding, UnknownSystem, UnknownBackbone, UnknownEngine,
-    │   │                         UnknownProtocol
+    │   │                         UnknownProtocol, UnknownColumn
     │   ├── ImageError            UnreadableImage, EmptyImage
     │   ├── BoxError              MissingRegion, DuplicateRegion, EmptyBox, BoxOutside, InvalidBox
     │   ├── TableError            MissingColumn, MissingFile, InvalidValue, CountMismatch, DuplicateImage, EmptySplit,
@@ -21,6 +21,7 @@ status 2; from Python, catch the branch you can mend::
     │   ├── SignatureError        UnsignedArtifact, ForgedSignature
     │   ├── EngineDiffers         UnprovenEngine
     │   ├── UnbuildableEngine
+    │   ├── BusyIndex
     │   ├── OtherMachine
     │   ├── TrainingDiverged
     │   └── OutputExists
@@ -73,6 +74,12 @@ class UnknownSystem(UnknownName):
     """Not an encoder of the paper."""
 
     kind = "system"
+
+
+class UnknownColumn(UnknownName):
+    """Not a column of the index."""
+
+    kind = "column"
 
 
 class UnknownBackbone(UnknownName):
@@ -235,6 +242,10 @@ class EngineDiffers(ArtifactError):
 
 class UnbuildableEngine(ArtifactError):
     """An ONNX model that TensorRT cannot read or build."""
+
+
+class BusyIndex(ArtifactError):
+    """Another process writes to this index; one does at a time."""
 
 
 class OtherMachine(ArtifactError):

@@ -1,0 +1,148 @@
+"""What every index answers, whether it lies on this machine or in a database: the same call and the same hits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypedDict, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.anatomy import Region
+from chextriev.encoder import Embeddings
+from chextriev.errors import CountMismatch, InvalidSetting, OtherEncoder
+from chextriev.hits import Hit, ImageId
+from chextriev.index.filters import Filter, Where, read_filters
+
+Ids = Sequence[ImageId | None]
+
+
+class SearchOptions(TypedDict, total=False):
+    """What may be said with a search.
+
+    image_ids, patient_ids: of the queries [Q], None where unknown; these images and patients are left out of the
+    results. A patient not given is looked up by the image id. where: conditions on the radiographs to find, such as
+    ["view = PA", "age >= 40", "finding = pneumonia"], all of which must be met (see `filters`). nprobe: inverted lists
+    to look into, in place of the index's own. exact: compare with every vector, whatever the index is made for.
+    regions: rank by these regions only, with these weights; the queries are `Embeddings` with region vectors.
+    candidates: with regions, rank only so many of the nearest by embedding (re-ranking) instead of all.
+    """
+
+    image_ids: Ids | None
+    patient_ids: Ids | None
+    where: str | Where
+    nprobe: int | None
+    exact: bool
+    regions: Mapping[str, float] | None
+    candidates: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A checked search: vectors [Q, D] of any length but zero, and the options; `read_request` makes it.
+
+    region_vectors: [Q, 18, D] float32 where regions are asked for. regions: weight by region.
+    """
+
+    vectors: npt.NDArray[Any]
+    k: int
+    image_ids: Ids
+    patient_ids: Ids
+    filters: tuple[Filter, ...] = ()
+    nprobe: int | None = None
+    exact: bool = False
+    regions: Mapping[Region, float] | None = None
+    candidates: int | None = None
+    region_vectors: npt.NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("k", self.k), ("nprobe", self.nprobe), ("candidates", self.candidates)):
+            if value is not None and value < 1:
+                raise InvalidSetting(f"{name} = {value}; give 1 or more")
+        for name, ids in (("image_ids", self.image_ids), ("patient_ids", self.patient_ids)):
+            if len(ids) != len(self.vectors):
+                raise CountMismatch(
+                    f"{len(ids)} {name} beside {len(self.vectors)} queries; give one to each, None where unknown"
+                )
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+class Retriever(Protocol):
+    """An index of the vectors of one encoder. Safe to search from several threads at once.
+
+    encoder_digest: the bundle whose vectors it holds, "" where that is not known.
+    """
+
+    encoder_digest: str
+
+    def __len__(self) -> int:
+        """The number of radiographs that can be found."""
+
+    def check_encoder(self, digest: str) -> None:
+        """Raise OtherEncoder unless `digest` is of the encoder whose vectors it holds."""
+
+    def search(
+        self, queries: Embeddings | npt.NDArray[Any], k: int = 10, **options: Unpack[SearchOptions]
+    ) -> list[list[Hit]]:
+        """The k most similar radiographs for each query, by score, then by id; fewer where fewer remain.
+
+        queries: what an encoder returned (its digest is compared, its image ids are used), or vectors [Q, D].
+        """
+
+
+def read_request(
+    retriever: Retriever, queries: Embeddings | npt.NDArray[Any], k: int, options: SearchOptions
+) -> Request:
+    """The options checked. Raises InvalidSetting, CountMismatch, UnknownRegion, OtherEncoder."""
+    unknown = sorted(set(options) - set(SearchOptions.__annotations__))
+    if unknown:
+        allowed = ", ".join(SearchOptions.__annotations__)
+        raise InvalidSetting(f"search has no option {unknown[0]!r}; choose from {allowed}")
+    image_ids, region_vectors = options.get("image_ids"), None
+    if isinstance(queries, Embeddings):
+        retriever.check_encoder(queries.encoder_digest)
+        image_ids = queries.image_ids if image_ids is None else image_ids
+        region_vectors = queries.region_vectors
+        queries = queries.vectors
+    nobody: Ids = [None] * len(queries)
+    patient_ids = options.get("patient_ids")
+    return Request(
+        queries,
+        k,
+        nobody if image_ids is None else image_ids,
+        nobody if patient_ids is None else patient_ids,
+        filters=read_filters(options.get("where", ())),
+        nprobe=options.get("nprobe"),
+        exact=options.get("exact", False),
+        regions=_weights(options.get("regions"), region_vectors),
+        candidates=options.get("candidates"),
+        region_vectors=region_vectors,
+    )
+
+
+def check_same_encoder(queries: str, held: str) -> None:
+    """Raise OtherEncoder unless both digests are of one encoder, and known."""
+    if not held:
+        raise OtherEncoder(
+            f"the queries are of encoder {queries[:12]}; the index was built from vectors whose encoder nobody named:"
+            " build it again with the digest of their encoder"
+        )
+    if queries != held:
+        raise OtherEncoder(
+            f"the queries are of encoder {queries[:12]}, the index holds vectors of encoder {held[:12]}; encode the"
+            " queries with that one, or build the index again"
+        )
+
+
+def _weights(
+    regions: Mapping[str, float] | None, region_vectors: npt.NDArray[np.float32] | None
+) -> dict[Region, float] | None:
+    if regions is None:
+        return None
+    if region_vectors is None:
+        raise InvalidSetting("regions need queries with region vectors: give what an encoder of regions returned")
+    weights = {Region.from_label(name): float(weight) for name, weight in regions.items()}
+    if not weights or not all(np.isfinite(weight) and weight > 0 for weight in weights.values()):
+        raise InvalidSetting(f"regions = {dict(regions)}; give at least one region, each with a positive weight")
+    return weights
