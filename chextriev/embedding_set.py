@@ -1,7 +1,8 @@
 """Embeddings on disk: one vector a radiograph, with the ids and metadata that evaluation and the index need.
 
 An artefact of kind "embeddings": `embeddings.npy` float32 [N, D], `ids.parquet` (row, ids, view, sex, age, split and
-one int8 column a finding) and a manifest whose recipe names the encoder and the study table.
+one int8 column a finding) and a manifest whose recipe names the encoder and the study table. Where asked for, also
+`region_vectors.npy` float16 [N, 18, D].
 """
 
 from collections.abc import Mapping
@@ -12,16 +13,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.anatomy import Finding
+from chextriev.anatomy import N_REGIONS, Finding
 from chextriev.artifacts import open_artifact
-from chextriev.errors import CountMismatch, EmptySplit
+from chextriev.errors import CountMismatch, DamagedArtifact, EmptySplit
+from chextriev.lazy_rows import LazyRows
 from chextriev.optional import require
 from chextriev.study_table import StudyTable
 
 KIND = "embeddings"
 VECTORS_FILE = "embeddings.npy"
+REGIONS_FILE = "region_vectors.npy"
 IDS_FILE = "ids.parquet"
 METADATA = ("view", "sex", "age", "split")
+
+RegionVectors = npt.NDArray[np.float16] | LazyRows
+"""[N, 18, D] float16, each of length 1: a memory map, or rows of one that are read when they are asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +35,7 @@ class EmbeddingSet:
     """N embeddings and what belongs to each.
 
     vectors: [N, D] float32. findings: [N, 9] int8, 1, 0 or -1 (unknown). metadata: columns of length N by name.
-    encoder_digest: the bundle that made the vectors. digest: this set.
+    encoder_digest: the bundle that made the vectors. digest: this set. region_vectors: None where there are none.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -40,18 +46,27 @@ class EmbeddingSet:
     metadata: Mapping[str, npt.NDArray[Any]]
     encoder_digest: str
     digest: str = ""
+    region_vectors: RegionVectors | None = None
 
     def __post_init__(self) -> None:
         columns = (self.image_id, self.study_id, self.patient_id, self.findings, *self.metadata.values())
         if any(len(column) != len(self.vectors) for column in columns):
             lengths = ", ".join(str(len(column)) for column in columns)
             raise CountMismatch(f"embeddings: {len(self.vectors)} vectors beside columns of {lengths} rows")
+        regions, wanted = self.region_vectors, (len(self), N_REGIONS)
+        if regions is not None and (len(regions.shape) != 3 or regions.shape[:2] != wanted):
+            raise CountMismatch(
+                f"embeddings: region vectors have shape {list(regions.shape)}; {[*wanted, 'width']} is needed"
+            )
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def take(self, rows: npt.NDArray[np.int64]) -> "EmbeddingSet":
-        """The set of these rows, in this order; it keeps the digest of the whole."""
+        """The set of these rows, in this order; it keeps the digest of the whole. Region vectors are not read."""
+        regions = self.region_vectors
+        if regions is not None:
+            regions = regions.take(rows) if isinstance(regions, LazyRows) else LazyRows(regions, np.asarray(rows))
         return EmbeddingSet(
             vectors=self.vectors[rows],
             image_id=self.image_id[rows],
@@ -61,6 +76,7 @@ class EmbeddingSet:
             metadata={name: column[rows] for name, column in self.metadata.items()},
             encoder_digest=self.encoder_digest,
             digest=self.digest,
+            region_vectors=regions,
         )
 
     def of_split(self, split: str) -> "EmbeddingSet":
@@ -126,4 +142,16 @@ def read_embeddings(directory: str | Path) -> EmbeddingSet:
         metadata={name: columns[name] for name in METADATA},
         encoder_digest=manifest.recipe.parents["encoder"],
         digest=manifest.digest,
+        region_vectors=_read_regions(directory) if REGIONS_FILE in manifest.files else None,
     )
+
+
+def _read_regions(directory: Path) -> npt.NDArray[np.float16]:
+    path = directory / REGIONS_FILE
+    try:
+        regions: npt.NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DamagedArtifact(f"{path} is not an array ({error!s:.200}); embed again with --regions") from error
+    if regions.dtype != np.float16 or not regions.flags.c_contiguous:
+        raise DamagedArtifact(f"{path} holds {regions.dtype}, float16 is needed; embed again with --regions")
+    return regions
