@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -140,12 +140,27 @@ def _decode(content: bytes, path: Path, kind: str) -> tuple[Manifest, str]:
     return manifest, fields["digest"]
 
 
-def verify_files(directory: Path, manifest: Manifest) -> None:
-    """Compare every file with the manifest; DamagedArtifact names the first that differs."""
-    for name in manifest.files:
+def verify_files(directory: Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
+    """Compare every file, or only those of `names`, with the manifest; DamagedArtifact names the first that differs."""
+    for name in manifest.files if names is None else names:
         with _open_named(directory, manifest, name) as stream:
             digest = file_digest(stream)
         _check_digest(digest, directory, manifest, name)
+
+
+def open_verified(directory: Path, manifest: Manifest, name: str) -> BinaryIO:
+    """A file that the manifest names, opened at its start after its digest was taken of the same open file.
+
+    For files too large for `read_verified`. DamagedArtifact as there.
+    """
+    stream = _open_named(directory, manifest, name)
+    try:
+        _check_digest(file_digest(stream), directory, manifest, name)
+    except DamagedArtifact:
+        stream.close()
+        raise
+    stream.seek(0)
+    return stream
 
 
 def read_verified(directory: Path, manifest: Manifest, name: str, *, limit: int = READ_LIMIT) -> bytes:

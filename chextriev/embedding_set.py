@@ -34,12 +34,12 @@ RegionVectors = npt.NDArray[np.float16] | LazyRows
 class EmbeddingSet:
     """N embeddings and what belongs to each.
 
-    vectors: [N, D] float32. findings: [N, 9] int8, 1, 0 or -1 (unknown). metadata: columns of length N by name.
+    vectors: [N, D] float32. image_id: text, or int64. findings: [N, 9] int8, 1, 0 or -1 (unknown). metadata: columns of length N by name.
     encoder_digest: the bundle that made the vectors. digest: this set. region_vectors: None where there are none.
     """
 
     vectors: npt.NDArray[np.float32]
-    image_id: npt.NDArray[np.object_]
+    image_id: npt.NDArray[Any]
     study_id: npt.NDArray[np.object_]
     patient_id: npt.NDArray[np.object_]
     findings: npt.NDArray[np.int8]
@@ -122,7 +122,13 @@ def write_ids(embeddings: EmbeddingSet, path: Path) -> None:
 
 def read_ids(path: Path) -> dict[str, npt.NDArray[Any]]:
     """The columns that `write_ids` wrote, and `findings` [N, 9] int8 in place of one column a finding."""
-    table = require("pyarrow.parquet", extra="index").read_table(path)
+    return parse_ids(path.read_bytes())
+
+
+def parse_ids(content: bytes) -> dict[str, npt.NDArray[Any]]:
+    """What `read_ids` says of these bytes of a file. Raises ValueError, KeyError or OSError where it is none."""
+    pyarrow, parquet = require("pyarrow", extra="index"), require("pyarrow.parquet", extra="index")
+    table = parquet.read_table(pyarrow.BufferReader(content))
     columns = {name: np.asarray(table.column(name).to_numpy()) for name in table.column_names}
     columns["findings"] = np.stack([columns.pop(finding.label) for finding in Finding], axis=1).astype(np.int8)
     return columns

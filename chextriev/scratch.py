@@ -110,6 +110,23 @@ def _lock(descriptor: int, path: Path, *, wait: bool) -> bool:
         return False
 
 
+def sync_tree(directory: Path) -> None:
+    """Have every file and folder in a directory, and their names, on disk."""
+    for folder, _, files in os.walk(directory):
+        for name in files:
+            sync(Path(folder, name))
+        sync(Path(folder))
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link or a whole directory, if it is there."""
     if path.is_dir() and not path.is_symlink():

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue
 
 Vectors = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 Groups = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 

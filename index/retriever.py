@@ -69,10 +69,11 @@ class Request:
 
 
 class Retriever(Protocol):
-    """An index of the vectors of one encoder. Safe to search from several threads at once.
+    """An index of the vectors of one encoder. Safe to search from several threads at once."""
 
-    encoder_digest: the bundle whose vectors it holds, "" where that is not known.
-    """
+    @property
+    def encoder_digest(self) -> str:
+        """The bundle whose vectors it holds, "" where that is not known."""
 
     encoder_digest: str
 

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 from chextriev.errors import InvalidSetting
 
-METRICS = ("cosine",)
+COSINE, HAMMING = "cosine", "hamming"
+METRICS = (COSINE, HAMMING)
 EXACT = "Flat"
+EXACT_HASH = "BFlat"
 EXACT_BELOW = 20_000  # vectors: up to here exact search is as fast as anything, and needs no training
 RERANK = 10
 MIN_NPROBE = 32
+EF_SEARCH = 64
 _FACTORY = re.compile(r"[A-Za-z0-9_,()x.+-]{1,200}")
-
-
+_HASH_FACTORY = re.compile(r"BFlat|BIVF\d+")
 _CHANGES_LENGTHS = re.compile(r"(PCA|ITQ|RR|L2norm|Pad)")
 
 
@@ -21,10 +23,11 @@ _CHANGES_LENGTHS = re.compile(r"(PCA|ITQ|RR|L2norm|Pad)")
 class IndexSpec:
     """How to build and to search an index.
 
-    factory: a Faiss factory string, e.g. "Flat" or "IVF512,PQ64x4fs,Refine(SQfp16)". nprobe: inverted lists looked
-    into per query (IVF). rerank: candidates per result that a Refine stage scores again. auto: chosen by
-    `choose_spec`. For PQ with 8 bits write "PQ16x8np": without "np" Faiss also sorts the codes for a search mode that
-    is not used here, which takes fifty times as long.
+    factory: a Faiss factory string, e.g. "Flat" or "IVF512,PQ64x4fs,Refine(SQfp16)". metric: "cosine", or "hamming"
+    between the signs of vectors, with "BFlat" or "BIVF256" for a factory. nprobe: inverted lists looked into per query
+    (IVF). rerank: candidates per result that a Refine stage scores again. ef_search: candidates kept while walking a
+    graph (HNSW). auto: chosen by `choose_spec`. For PQ with 8 bits write "PQ16x8np": without "np" Faiss also sorts the
+    codes for a search mode that is not used here, which takes fifty times as long.
     """
 
     factory: str
@@ -32,6 +35,7 @@ class IndexSpec:
     nprobe: int = MIN_NPROBE
     rerank: int = RERANK
     auto: bool = False
+    ef_search: int = EF_SEARCH
 
     def __post_init__(self) -> None:
         if not _FACTORY.fullmatch(self.factory):
@@ -46,14 +50,19 @@ class IndexSpec:
             )
         if self.metric not in METRICS:
             raise InvalidSetting(f"index metric {self.metric!r}; choose one of {', '.join(METRICS)}")
-        for name in ("nprobe", "rerank"):
+        if (self.metric == HAMMING) != bool(_HASH_FACTORY.fullmatch(self.factory)):
+            raise InvalidSetting(
+                f"index spec {self.factory!r} does not go with metric {self.metric!r}; hash codes take 'BFlat' or"
+                " 'BIVF256' and metric 'hamming', all others 'cosine'"
+            )
+        for name in ("nprobe", "rerank", "ef_search"):
             if not 1 <= getattr(self, name) <= 1_000_000:
                 raise InvalidSetting(f"index {name} = {getattr(self, name)}; give a number from 1 to 1,000,000")
 
     @property
     def is_exact(self) -> bool:
         """Whether it compares with every vector."""
-        return self.factory == EXACT
+        return self.factory in (EXACT, EXACT_HASH)
 
     def explain(self, n: int, width: int) -> str:
         """What this spec does to n vectors of this width and why it was taken, for a person."""

@@ -1,17 +1,16 @@
-"""Faiss behind one small class: vectors in, rows out. The only file that calls Faiss."""
+"""Faiss behind one small class: vectors in, rows out."""
 
-import struct
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.errors import CountMismatch, DamagedArtifact, InvalidSetting
-from chextriev.index.exact import PROPOSAL_MARGIN, Rows, Vectors, unit_rows
+from chextriev.errors import CountMismatch, InvalidSetting
+from chextriev.index.exact import PROPOSAL_MARGIN, Rows, Scores, Vectors, unit_rows
+from chextriev.index.faiss_files import FOURCCS, KNOWN_TYPES, reason
 from chextriev.index.spec import IndexSpec
 from chextriev.optional import require
 from chextriev.progress import track
@@ -22,24 +21,27 @@ ADD_BLOCK = 16_384  # vectors, 64 MiB at width 1,024
 TRAIN_PER_LIST = 64  # Faiss warns below 39 and ignores more than 256
 TRAIN_AT_LEAST = 16_384
 TIE_SLACK = 8
-# The types that a spec may make and that are opened again: "fourcc", the first four bytes of a Faiss file.
-FOURCCS = {
-    b"IxFI": "Flat",
-    b"IxSQ": "SQ",
-    b"IxPq": "PQ",
-    b"IPfs": "PQ fast scan",
-    b"IwFl": "IVF Flat",
-    b"IwSq": "IVF SQ",
-    b"IwPQ": "IVF PQ",
-    b"IwPf": "IVF PQ fast scan",
-    b"IHNf": "HNSW Flat",
-    b"IHNs": "HNSW SQ",
-    b"IxRF": "Refine",
-    b"IxPT": "OPQ or PCA",
-}
-_TYPES = ", ".join(FOURCCS.values())
-_HEADER = struct.Struct("<4siqqqBi")  # fourcc, width, number, two unused, is trained, metric
-_READING = threading.Lock()  # Faiss keeps its read limit in a global
+HALF_PRECISION = "Refine(SQfp16)"
+SCAN_BELOW = 4_096  # allowed rows, up to which comparing with each of them costs less than any detour
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """How one search is to be made; what is None is as the index's spec says.
+
+    allowed: [N] bool, the rows that may be found. rank: [N] int64, the place of each row's id among all ids, by which
+    ties are ordered; by row if None. exact: compare with every vector (as it is stored).
+    """
+
+    nprobe: int | None = None
+    rerank: int | None = None
+    ef_search: int | None = None
+    allowed: npt.NDArray[np.bool_] | None = None
+    rank: Rows | None = None
+    exact: bool = False
+
+
+ANY = Scan()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,54 +59,85 @@ class VectorIndex:
         """D, the width of its vectors."""
         return int(self.faiss_index.d)
 
-    def search(
-        self, queries: npt.NDArray[Any], count: int, *, nprobe: int | None = None
-    ) -> tuple[npt.NDArray[np.float32], Rows]:
+    def search(self, queries: npt.NDArray[Any], count: int, scan: Scan = ANY) -> tuple[Scores, Rows]:
         """The `count` (or all, if fewer) nearest rows [Q, count] int64 and cosines [Q, count] float32, best first.
 
-        Ties go to the lower row. Where an approximate index finds fewer, the line ends with row -1 and score -inf.
-        An answer does not depend on the other queries of its batch. nprobe: in place of the spec's (IVF only).
+        Ties go to the lower rank. Where an approximate index finds fewer, or fewer are allowed, the line ends with row
+        -1 and score -inf. An answer does not depend on the other queries of its batch.
         """
-        if queries.ndim != 2 or queries.shape[1] != self.width:
-            raise CountMismatch(
-                f"queries have shape {list(queries.shape)}; this index needs [number, {self.width}]: "
-                "use vectors of the encoder that it was built with"
-            )
-        if count < 1:
-            raise InvalidSetting(f"k = {count}; ask for at least 1 result")
+        check_queries(queries, self.width, count)
         unit, count = unit_rows(queries, "query"), min(count, len(self))
-        if isinstance(self.faiss_index, faiss.IndexFlat):
-            scores, rows = self._search_flat(unit, count, nprobe)
+        if not count or not len(unit):
+            return np.empty((len(unit), count), np.float32), np.empty((len(unit), count), np.int64)
+        searched, scan = self._chosen(scan)
+        if isinstance(searched, faiss.IndexFlat):
+            scores, rows = _search_flat(searched, unit, count, scan.allowed)
         else:
-            scores, rows = self.faiss_index.search(unit, count, params=self._parameters(nprobe))
-        scores[rows < 0] = -np.inf
-        order = np.lexsort((rows, -scores), axis=1)[:, :count]
-        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+            fetch = min(count + TIE_SLACK, len(self))
+            rerank = max(1.0, (scan.rerank or self.spec.rerank) * count / fetch)
+            parameters = _search_parameters(searched, replace(self._filled(scan), rerank=rerank))
+            scores, rows = searched.search(unit, fetch, params=parameters)
+        return best_first(scores, rows, count, scan.rank)
 
-    def _search_flat(self, unit: Vectors, count: int, nprobe: int | None) -> tuple[npt.NDArray[np.float32], Rows]:
-        """Faiss scores batches and single queries by different sums: fetch past any tie, then score pair by pair."""
-        if nprobe is not None:
-            raise InvalidSetting(f"nprobe = {nprobe}, but this index is exact and has no lists; leave nprobe out")
-        fetch = count + TIE_SLACK
-        while True:
-            scores, rows = self.faiss_index.search(unit, min(fetch, len(self)))
-            if fetch >= len(self) or np.all(scores[:, -1] < scores[:, count - 1] - PROPOSAL_MARGIN):
-                break
-            fetch *= 4
-        self.faiss_index.compute_distance_subset(
-            len(unit), faiss.swig_ptr(unit), rows.shape[1], faiss.swig_ptr(scores), faiss.swig_ptr(rows)
-        )
-        return scores, rows
-
-    def _parameters(self, nprobe: int | None) -> Any:
+    def _chosen(self, scan: Scan) -> tuple[Any, Scan]:
+        """The part of the index to search, and how: the stored vectors one by one where that is asked or cheaper."""
         lists = faiss.try_extract_index_ivf(self.faiss_index)
-        if nprobe is not None and (lists is None or nprobe < 1):
-            raise InvalidSetting(f"nprobe = {nprobe}; give 1 or more, and only for an index of inverted lists (IVF)")
-        return _search_parameters(self.faiss_index, nprobe or self.spec.nprobe, self.spec.rerank)
+        if scan.nprobe is not None and (lists is None or scan.nprobe < 1):
+            raise InvalidSetting(
+                f"nprobe = {scan.nprobe}; give 1 or more, and only for an index of inverted lists (IVF)"
+            )
+        exact = scan.exact
+        if scan.allowed is not None and not exact:
+            count = int(np.count_nonzero(scan.allowed))
+            exact = count <= SCAN_BELOW
+            if lists is not None and not exact:  # the fewer are allowed, the more lists hold the nearest of them
+                nprobe = (scan.nprobe or self.spec.nprobe) * len(self) / count
+                scan = replace(scan, nprobe=min(int(np.ceil(nprobe)), int(lists.nlist)))
+            exact |= lists is None and _is_graph(self.faiss_index) and 10 * count < len(self)
+        if not exact:
+            return self.faiss_index, scan
+        return _stored(self.faiss_index), replace(scan, nprobe=None if lists is None else int(lists.nlist))
+
+    def _filled(self, scan: Scan) -> Scan:
+        """The scan, with what the spec says where it says nothing."""
+        return replace(
+            scan,
+            nprobe=scan.nprobe or self.spec.nprobe,
+            ef_search=scan.ef_search or self.spec.ef_search,
+        )
 
     def save(self, path: Path) -> None:
         """Write one Faiss file."""
         faiss.write_index(self.faiss_index, str(path))
+
+
+def check_queries(queries: npt.NDArray[Any], width: int, count: int) -> None:
+    """Refuse queries of another width, and a search for nothing."""
+    if queries.ndim != 2 or queries.shape[1] != width:
+        raise CountMismatch(
+            f"queries have shape {list(queries.shape)}; this index needs [number, {width}]: "
+            "use vectors of the encoder that it was built with"
+        )
+    if count < 1:
+        raise InvalidSetting(f"k = {count}; ask for at least 1 result")
+
+
+def best_first(scores: Scores, rows: Rows, count: int, rank: Rows | None) -> tuple[Scores, Rows]:
+    """The first `count` of each line by score, then by rank; rows -1 last, with score -inf."""
+    scores = np.where(rows < 0, np.float32(-np.inf), scores)
+    ties = rows if rank is None else rank[rows]
+    order = np.lexsort((ties, -scores), axis=1)[:, :count]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def selector(allowed: npt.NDArray[np.bool_]) -> Any:
+    """What Faiss asks whether a row may be found."""
+    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+
+
+def storage_spec(spec: IndexSpec) -> IndexSpec:
+    """The exact index whose scores are those of this one's last stage: in half precision where that is."""
+    return IndexSpec("SQfp16" if spec.factory.endswith(HALF_PRECISION) else "Flat")
 
 
 def train_index(vectors: Vectors, spec: IndexSpec, *, held_out: Rows | None = None) -> VectorIndex:
@@ -117,7 +150,7 @@ def train_index(vectors: Vectors, spec: IndexSpec, *, held_out: Rows | None = No
     index = _explained(spec, vectors, faiss.index_factory, width, spec.factory, faiss.METRIC_INNER_PRODUCT)
     if bytes(faiss.serialize_index(index)[:4]) not in FOURCCS:
         raise InvalidSetting(
-            f"index spec {spec.factory!r} makes a type that is not opened here; choose one of {_TYPES}"
+            f"index spec {spec.factory!r} makes a type that is not opened here; choose one of {KNOWN_TYPES}"
         )
     _tune(index)
     if not index.is_trained:
@@ -126,39 +159,6 @@ def train_index(vectors: Vectors, spec: IndexSpec, *, held_out: Rows | None = No
     for start in track(range(0, n, ADD_BLOCK), "index", unit="block"):
         _explained(spec, vectors, index.add, unit_rows(vectors[start : start + ADD_BLOCK], "vector", first=start))
     return VectorIndex(spec, index)
-
-
-def load_index(path: Path, spec: IndexSpec, shape: tuple[int, int]) -> VectorIndex:
-    """Open a Faiss file that must hold this shape [N, D]; type, size and width are checked before Faiss sees it.
-
-    The caller has compared the file's digest. Raises DamagedArtifact.
-    """
-    _check_header(path, shape)
-    with _READING:
-        limit = faiss.get_deserialization_vector_byte_limit()
-        faiss.set_deserialization_vector_byte_limit(path.stat().st_size)  # no array is larger than its file
-        try:
-            index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise DamagedArtifact(f"{path}: Faiss cannot read it ({_reason(error)}); build the index again") from error
-        finally:
-            faiss.set_deserialization_vector_byte_limit(limit)
-    if (index.ntotal, index.d) != shape or not index.is_trained:
-        raise DamagedArtifact(f"{path} holds {index.ntotal} x {index.d} vectors, not {shape[0]} x {shape[1]}")
-    return VectorIndex(spec, index)
-
-
-def _check_header(path: Path, shape: tuple[int, int]) -> None:
-    with path.open("rb") as stream:
-        start = stream.read(_HEADER.size)
-    if len(start) < _HEADER.size or start[:4] not in FOURCCS:
-        raise DamagedArtifact(f"{path} is no Faiss file of a type known here ({_TYPES}); build the index again")
-    _, width, number, _, _, trained, metric = _HEADER.unpack(start)
-    if (number, width) != shape or trained != 1 or metric != faiss.METRIC_INNER_PRODUCT:
-        raise DamagedArtifact(
-            f"{path} says {number} x {width} vectors, metric {metric}; its manifest {shape[0]} x {shape[1]}, "
-            f"metric {faiss.METRIC_INNER_PRODUCT} (inner product); build the index again"
-        )
 
 
 def _tune(index: Any) -> None:
@@ -183,15 +183,53 @@ def _training_rows(n: int, index: Any, held_out: Rows | None) -> Rows:
     return np.sort(np.random.default_rng(0).permutation(rows)[:wanted])
 
 
-def _search_parameters(index: Any, nprobe: int, rerank: int) -> Any:
-    """Parameters of one call, so that the shared index is never changed; None where the type takes none."""
+def _search_flat(flat: Any, unit: Vectors, count: int, allowed: npt.NDArray[np.bool_] | None) -> tuple[Scores, Rows]:
+    """Faiss scores batches and single queries by different sums: fetch past any tie, then score pair by pair."""
+    parameters = None if allowed is None else faiss.SearchParameters(sel=selector(allowed))
+    total = flat.ntotal
+    fetch = count + TIE_SLACK
+    while True:
+        scores, rows = flat.search(unit, min(fetch, total), params=parameters)
+        tied = (scores[:, -1] >= scores[:, count - 1] - PROPOSAL_MARGIN) & (rows[:, -1] >= 0)
+        if fetch >= total or not tied.any():
+            break
+        fetch *= 4
+    rescored = np.array(scores)
+    flat.compute_distance_subset(
+        len(unit), faiss.swig_ptr(unit), rows.shape[1], faiss.swig_ptr(rescored), faiss.swig_ptr(rows)
+    )
+    return rescored, rows
+
+
+def _stored(index: Any) -> Any:
+    """The part of an index that holds its vectors most truly."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexRefine):
-        inner = _search_parameters(index.base_index, nprobe, rerank)
-        return faiss.IndexRefineSearchParameters(k_factor=rerank, base_index_params=inner)
+        return faiss.downcast_index(index.refine_index)
+    return faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSW) else index
+
+
+def _is_graph(index: Any) -> bool:
+    index = faiss.downcast_index(index)
+    return isinstance(
+        faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index, faiss.IndexHNSW
+    )
+
+
+def _search_parameters(index: Any, scan: Scan) -> Any:
+    """Parameters of one call, so that the shared index is never changed."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        inner = _search_parameters(index.base_index, scan)
+        return faiss.IndexRefineSearchParameters(k_factor=scan.rerank, base_index_params=inner)
     if isinstance(index, faiss.IndexPreTransform):
-        return faiss.SearchParametersPreTransform(index_params=_search_parameters(index.index, nprobe, rerank))
-    return faiss.SearchParametersIVF(nprobe=nprobe) if isinstance(index, faiss.IndexIVF) else None
+        return faiss.SearchParametersPreTransform(index_params=_search_parameters(index.index, scan))
+    chosen = {} if scan.allowed is None else {"sel": selector(scan.allowed)}
+    if isinstance(index, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(nprobe=scan.nprobe, **chosen)
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=scan.ef_search, **chosen)
+    return faiss.SearchParameters(**chosen) if chosen else None
 
 
 def _explained(spec: IndexSpec, vectors: Vectors, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -200,14 +238,5 @@ def _explained(spec: IndexSpec, vectors: Vectors, call: Callable[..., Any], *arg
     except RuntimeError as error:
         raise InvalidSetting(
             f"index spec {spec.factory!r} does not fit {vectors.shape[0]} vectors of width {vectors.shape[1]}: "
-            f"Faiss says {_reason(error)}; choose another, or leave the spec out"
+            f"Faiss says {reason(error)}; choose another, or leave the spec out"
         ) from error
-
-
-def _reason(error: RuntimeError) -> str:
-    """What Faiss says, without where in its source it says so."""
-    text = str(error)
-    for mark in ("failed: ", "Error: ", ".cpp:"):
-        if mark in text:
-            return text.split(mark, 1)[1].strip()
-    return text

@@ -1,0 +1,148 @@
+"""One generation of an index: an immutable directory, and what is in it once every file was compared with its manifest.
+
+index.faiss          the main part, as its spec says (index-codes.npy beside binary lists: the codes in order)
+delta.faiss          radiographs added since, which every search compares with one by one
+ids.parquet          ids, metadata and findings by row: those of the main part, then those of the delta
+removed.npy          rows that are not found any more, int64, ascending
+region_codes.npy, region_codes_delta.npy, region_codebooks.npy    see `region_codes`
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.artifacts import Manifest, check_contents, open_verified, read_manifest, read_verified, verify_files
+from chextriev.embedding_set import IDS_FILE, parse_ids
+from chextriev.errors import DamagedArtifact, NotAnArtifact
+from chextriev.index.exact import Rows
+from chextriev.index.faiss_files import read_codes, read_vectors
+from chextriev.index.hash_index import HashIndex
+from chextriev.index.spec import HAMMING, IndexSpec
+from chextriev.index.vector_index import VectorIndex, faiss, storage_spec
+
+KIND = "index"
+INDEX_FILE = "index.faiss"
+CODES_FILE = "index-codes.npy"
+CODEBOOKS_FILE = "region_codebooks.npy"
+DELTA_FILE = "delta.faiss"
+REMOVED_FILE = "removed.npy"
+ID_COLUMNS = ("image_id", "study_id", "patient_id")
+Part = VectorIndex | HashIndex
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """An opened generation.
+
+    main, delta: rows 0.. and the rows after them, None where nothing was added. removed: rows [R] int64. columns: ids,
+    metadata [N] and findings [N, 9] int8, by row.
+    """
+
+    directory: Path
+    manifest: Manifest
+    main: Part
+    delta: Part | None
+    removed: Rows
+    columns: dict[str, npt.NDArray[Any]]
+    regions: Any
+
+    @property
+    def rows(self) -> int:
+        """The number of rows, removed ones among them."""
+        return len(self.main) + (0 if self.delta is None else len(self.delta))
+
+    @property
+    def encoder_digest(self) -> str:
+        """The bundle whose vectors it holds, "" where nobody said."""
+        return self.manifest.recipe.parents.get("encoder", "")
+
+    def live(self) -> npt.NDArray[np.bool_]:
+        """[N] bool: the rows that were not removed."""
+        live = np.ones(self.rows, np.bool_)
+        live[self.removed] = False
+        return live
+
+
+def open_generation(directory: str | Path) -> Generation:
+    """Open a generation, every file compared with its manifest before anything reads it.
+
+    Raises NotAnArtifact if there is none, DamagedArtifact if a file is missing, altered or not what the manifest says.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory, KIND)
+    check_contents(directory, manifest)
+    try:
+        return _open(directory, manifest)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        if isinstance(error, DamagedArtifact | NotAnArtifact):
+            raise
+        raise DamagedArtifact(
+            f"{directory} is not an index of this package ({error!s:.200}); build it again"
+        ) from error
+
+
+def _open(directory: Path, manifest: Manifest) -> Generation:
+    settings = manifest.recipe.settings
+    spec = IndexSpec(**settings["spec"])
+    n, added, width = (_count(settings, name) for name in ("n", "added", "width"))
+    columns = parse_ids(read_verified(directory, manifest, IDS_FILE))
+    if any(len(column) != n + added for column in columns.values()):
+        raise DamagedArtifact(f"{directory / IDS_FILE} has not {n + added} rows, as its manifest says")
+    main = _open_part(directory, manifest, spec, (n, width))
+    delta = None
+    if added:
+        delta_spec = IndexSpec("BFlat", metric=HAMMING) if spec.metric == HAMMING else storage_spec(spec)
+        delta = _open_part(directory, manifest, delta_spec, (added, width), name=DELTA_FILE)
+    removed = _removed(directory, manifest, n + added) if REMOVED_FILE in manifest.files else np.empty(0, np.int64)
+    regions = None
+    if CODEBOOKS_FILE in manifest.files:
+        from chextriev.index.region_codes import open_region_codes
+
+        verify_files(directory, manifest, [name for name in manifest.files if name.startswith("region_")])
+        regions = open_region_codes(directory, n, added)
+    return Generation(directory, manifest, main, delta, removed, columns, regions)
+
+
+def _count(settings: Any, name: str) -> int:
+    value = settings[name]
+    if type(value) is not int or not 0 <= value < 2**40:
+        raise ValueError(f"{name} = {value!r:.40} is not a number of rows or dimensions")
+    return value
+
+
+def _open_part(
+    directory: Path, manifest: Manifest, spec: IndexSpec, shape: tuple[int, int], *, name: str = INDEX_FILE
+) -> Part:
+    with open_verified(directory, manifest, name) as stream:
+        if spec.metric != HAMMING:
+            return VectorIndex(spec, read_vectors(stream, shape))
+        index = read_codes(stream, shape)
+    if isinstance(index, faiss.IndexBinaryFlat):
+        return HashIndex(spec, index, index)
+    codes = read_array(read_verified(directory, manifest, CODES_FILE))
+    if codes.dtype != np.uint8 or codes.shape != (shape[0], shape[1] // 8):
+        raise DamagedArtifact(f"{directory / CODES_FILE} is not the codes of {shape[0]} radiographs; build it again")
+    flat = faiss.IndexBinaryFlat(shape[1])
+    flat.add(np.ascontiguousarray(codes))
+    return HashIndex(spec, index, flat)
+
+
+def _removed(directory: Path, manifest: Manifest, rows: int) -> Rows:
+    removed = read_array(read_verified(directory, manifest, REMOVED_FILE))
+    if removed.dtype != np.int64 or removed.ndim != 1 or np.any(np.diff(removed) <= 0):
+        raise DamagedArtifact(f"{directory / REMOVED_FILE} is not a rising list of rows; make the index again")
+    if len(removed) and not 0 <= removed[0] <= removed[-1] < rows:
+        raise DamagedArtifact(f"{directory / REMOVED_FILE} names rows that the index has not; make the index again")
+    return np.asarray(removed)
+
+
+def read_array(content: bytes) -> npt.NDArray[Any]:
+    """The array of a .npy file; ValueError where it is none."""
+    array = np.load(io.BytesIO(content), allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("an archive stands where an array is needed")
+    return array
