@@ -9,11 +9,13 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, eq=False)
 class LazyRows:
-    """The rows [n] int64 of a memory map [N, ...], in this order; indexing it along the first axis reads only those.
+    """The rows [n] int64 of a memory map [N, ...], in this order; indexing reads only what is asked for.
+
+    The first axis takes whatever an array takes, later ones integers or slices.
 
     >>> chosen = LazyRows(np.arange(10).reshape(5, 2), np.array([4, 0, 2]))
-    >>> chosen.shape, chosen[1:].tolist()
-    ((3, 2), [[0, 1], [4, 5]])
+    >>> chosen.shape, chosen[1:].tolist(), chosen[:, 1].tolist()
+    ((3, 2), [[0, 1], [4, 5]], [9, 1, 5])
     """
 
     source: npt.NDArray[Any]
@@ -23,7 +25,8 @@ class LazyRows:
         return len(self.rows)
 
     def __getitem__(self, chosen: Any) -> npt.NDArray[Any]:
-        return np.asarray(self.source[self.rows[chosen]])
+        first, *later = chosen if isinstance(chosen, tuple) else (chosen,)
+        return np.asarray(self.source[(self.rows[first], *later)])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:

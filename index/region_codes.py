@@ -1,0 +1,176 @@
+"""Region vectors as product codes: a few bytes a region, memory-mapped, for queries about chosen regions.
+
+A radiograph's vector of a region is cut into parts, and each part is replaced by the nearest of 256 that were learnt
+for that part of that region. `region_codes.npy` uint8 [18, parts, N] holds their numbers, `region_codebooks.npy`
+float32 [18, parts, 256, D / parts] what they stand for, and `region_codes_delta.npy` uint8 [18, parts, A] the codes of
+the A radiographs that came later. All of a part lie side by side, so that a search reads only the regions it is asked
+for, in order. A query is compared as it is with what the codes stand for (see `region_scan`).
+
+Faiss learns the parts and finds the nearest; beside `vector_index` and `faiss_files` no other file calls it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chextriev.anatomy import N_REGIONS, Region
+from chextriev.embedding_set import RegionVectors
+from chextriev.errors import CountMismatch, DamagedArtifact, InvalidSetting
+from chextriev.index.exact import Rows, Vectors, unit_rows
+from chextriev.index.region_scan import CENTRES, SCAN_ROWS, Codes, slices
+from chextriev.index.region_scan import RegionCodes as RegionCodes
+from chextriev.optional import require
+from chextriev.progress import track
+
+CODES_FILE = "region_codes.npy"
+DELTA_FILE = "region_codes_delta.npy"
+CODEBOOKS_FILE = "region_codebooks.npy"
+
+TRAIN_ON = 16_384
+"""Radiographs that the codebooks are learnt from, at most."""
+
+ROUNDS = 12
+"""Of k-means; more change the ranking by less than another seed does."""
+
+WIDEST_PART = 16
+READ_BYTES = 64 << 20
+
+
+def write_region_codes(region_vectors: RegionVectors, directory: Path, *, parts: int | None = None) -> None:
+    """Learn codebooks from region vectors [N, 18, D] and write them and the codes of all, reading in blocks.
+
+    parts: bytes a region; by default one for 16 dimensions, or for fewer where vectors are narrow or do not divide so.
+    The same vectors give the same codes. Raises InvalidValue for a zero or non-finite vector, InvalidSetting for parts
+    that do not divide D.
+    """
+    _check_vectors(region_vectors)
+    count, _, width = region_vectors.shape
+    parts = _parts(width) if parts is None else parts
+    if parts < 1 or width % parts:
+        raise InvalidSetting(f"parts = {parts}; region vectors of width {width} need a number that divides it")
+    if not count:
+        raise InvalidSetting("region codes of no radiograph; give at least one")
+    codebooks = np.empty((N_REGIONS, parts, CENTRES, width // parts), np.float32)
+    sample = np.sort(np.random.default_rng(0).permutation(count)[:TRAIN_ON])
+    for region in track(list(Region), "learn region codes", unit="region"):
+        codebooks[region] = _learn(_of_region(region_vectors, sample, region), parts)
+    _save(directory / CODEBOOKS_FILE, codebooks)
+    _write_codes(region_vectors, codebooks, _new_codes(directory / CODES_FILE, parts, count))
+
+
+def write_added_codes(old: RegionCodes, added: RegionVectors | None, directory: Path) -> None:
+    """Write the second block: what `old` has in its own, then the codes of added region vectors [A, 18, D].
+
+    The codebooks and the first block stay as they are: link them. Without radiographs in the second block, no file.
+    """
+    if added is not None:
+        _check_vectors(added)
+        if added.shape[2] != old.width:
+            raise CountMismatch(f"added region vectors have width {added.shape[2]}, those of the index {old.width}")
+    before, after = 0 if old.delta is None else old.delta.shape[2], 0 if added is None else len(added)
+    if not before + after:
+        return
+    codes = _new_codes(directory / DELTA_FILE, old.codes.shape[1], before + after)
+    if old.delta is not None:
+        codes[:, :, :before] = old.delta
+    if added is not None:
+        _write_codes(added, old.codebooks, codes[:, :, before:])
+
+
+def write_taken_codes(old: RegionCodes, rows: Rows, directory: Path) -> None:
+    """Write the codes of these rows, in this order, as the only block; the codebooks stay as they are: link them."""
+    codes = _new_codes(directory / CODES_FILE, old.codes.shape[1], len(rows))
+    for region in Region:
+        for piece in slices(len(rows), SCAN_ROWS):
+            codes[region, :, piece] = old.of(region, rows[piece])
+
+
+def open_region_codes(directory: Path, rows: int, added: int = 0) -> RegionCodes:
+    """The codes of a directory, which must be of so many rows and, in the second block, so many added, as memory maps.
+
+    Raises DamagedArtifact where a file is missing or not such an array. The caller has compared their digests.
+    """
+    codebooks = _load(directory / CODEBOOKS_FILE, np.dtype(np.float32), (N_REGIONS, None, CENTRES, None))
+    if not all(np.isfinite(book).all() for book in codebooks):
+        raise DamagedArtifact(f"{directory / CODEBOOKS_FILE} has values that are not finite; build the index again")
+    parts = codebooks.shape[1]
+    codes = _load(directory / CODES_FILE, np.dtype(np.uint8), (N_REGIONS, parts, rows))
+    delta = _load(directory / DELTA_FILE, np.dtype(np.uint8), (N_REGIONS, parts, added)) if added else None
+    return RegionCodes(codes, codebooks, delta)
+
+
+def _load(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError) as error:
+        raise DamagedArtifact(f"{path} is not an array ({error!s:.200}); build the index again") from error
+    fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == len(shape)
+    if not fits or any(wanted not in (None, found) for wanted, found in zip(shape, array.shape, strict=True)):
+        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "several arrays"
+        needed = f"{dtype} {['any' if wanted is None else wanted for wanted in shape]}"
+        raise DamagedArtifact(f"{path} holds {found}, {needed} is needed; build the index again")
+    if not array.flags.c_contiguous or not array.size:
+        raise DamagedArtifact(f"{path} is empty or not in C order; build the index again")
+    return array
+
+
+def _check_vectors(region_vectors: RegionVectors) -> None:
+    shape = region_vectors.shape
+    if len(shape) != 3 or shape[1] != N_REGIONS or not shape[2]:
+        raise CountMismatch(f"region vectors have shape {list(shape)}; {['number', N_REGIONS, 'width']} is needed")
+
+
+def _parts(width: int) -> int:
+    """Equal parts of at most 16 dimensions, and 16 parts or more where the width allows."""
+    widest = min(WIDEST_PART, max(1, width // WIDEST_PART))
+    return width // max(size for size in range(1, widest + 1) if width % size == 0)
+
+
+def _learn(sample: Vectors, parts: int) -> Vectors:
+    """[parts, 256, D / parts] float32 for unit vectors [n, D]; up to 256 different ones are kept as they are."""
+    faiss = require("faiss", extra="index")
+    different: dict[bytes, Vectors] = {}
+    for line in sample:
+        different.setdefault(line.tobytes(), line)
+        if len(different) > CENTRES:
+            break
+    if len(different) <= CENTRES:
+        kept = np.stack(list(different.values()))
+        kept = np.resize(kept, (CENTRES, sample.shape[1]))
+        return np.ascontiguousarray(kept.reshape(CENTRES, parts, -1).swapaxes(0, 1))
+    quantizer = faiss.ProductQuantizer(sample.shape[1], parts, 8)
+    quantizer.cp.niter, quantizer.cp.seed, quantizer.cp.min_points_per_centroid = ROUNDS, 0, 1
+    quantizer.train(sample)
+    return np.asarray(faiss.vector_to_array(quantizer.centroids).reshape(parts, CENTRES, -1))
+
+
+def _write_codes(region_vectors: RegionVectors, codebooks: Vectors, codes: Codes) -> None:
+    """Fill codes [18, parts, n]."""
+    faiss = require("faiss", extra="index")
+    _, parts, _, size = codebooks.shape
+    quantizer = faiss.ProductQuantizer(parts * size, parts, 8)
+    rows = max(1, READ_BYTES // (4 * N_REGIONS * parts * size))
+    for piece in track(list(slices(len(region_vectors), rows)), "encode regions", unit="block"):
+        block = region_vectors[piece]
+        for region in Region:
+            unit = unit_rows(block[:, region], f"{region.label} of radiograph", first=piece.start)
+            faiss.copy_array_to_vector(np.ascontiguousarray(codebooks[region]).ravel(), quantizer.centroids)
+            codes[region, :, piece] = quantizer.compute_codes(unit).T
+
+
+def _of_region(region_vectors: RegionVectors, rows: Rows, region: Region) -> Vectors:
+    """Unit vectors [n, D] of one region."""
+    return unit_rows(region_vectors[rows, region], f"{region.label} of the training sample")
+
+
+def _new_codes(path: Path, parts: int, count: int) -> Codes:
+    """A new file, never another's content: what was there may be linked elsewhere."""
+    path.unlink(missing_ok=True)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(N_REGIONS, parts, count))
+
+
+def _save(path: Path, array: npt.NDArray[Any]) -> None:
+    path.unlink(missing_ok=True)
+    np.save(path, array)
