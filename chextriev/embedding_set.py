@@ -18,6 +18,7 @@ from chextriev.artifacts import open_artifact
 from chextriev.errors import CountMismatch, DamagedArtifact, EmptySplit
 from chextriev.lazy_rows import LazyRows
 from chextriev.optional import require
+from chextriev.row_file import writing_rows
 from chextriev.study_table import StudyTable
 
 KIND = "embeddings"
@@ -25,6 +26,7 @@ VECTORS_FILE = "embeddings.npy"
 REGIONS_FILE = "region_vectors.npy"
 IDS_FILE = "ids.parquet"
 METADATA = ("view", "sex", "age", "split")
+COPY_ROWS = 1_024
 
 RegionVectors = npt.NDArray[np.float16] | LazyRows
 """[N, 18, D] float16, each of length 1: a memory map, or rows of one that are read when they are asked for."""
@@ -101,8 +103,13 @@ def embedding_set(table: StudyTable, vectors: npt.NDArray[np.float32], encoder_d
 
 
 def write_embedding_files(embeddings: EmbeddingSet, directory: Path) -> None:
-    """Write `embeddings.npy` and `ids.parquet`; the caller seals and publishes the directory."""
+    """Write vectors, ids and, where there are any, region vectors; the caller seals and publishes the directory."""
     np.save(directory / VECTORS_FILE, embeddings.vectors)
+    regions = embeddings.region_vectors
+    if regions is not None:
+        with writing_rows(directory / REGIONS_FILE, regions.shape[1:], np.float16) as append:
+            for start in range(0, len(regions), COPY_ROWS):
+                append(regions[start : start + COPY_ROWS])
     write_ids(embeddings, directory / IDS_FILE)
 
 

@@ -15,6 +15,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features", type=Path, help="a feature cache of the same table and backbone, to skip the images"
     )
+    parser.add_argument(
+        "--regions",
+        action="store_true",
+        help="also write a vector of each of the 18 regions, for queries about regions",
+    )
     add_encoder_options(parser)
     finish_parser(parser, _embed)
 
@@ -26,7 +31,8 @@ def _embed(options: argparse.Namespace) -> None:
 
     encoder = open_chosen(options)
     features = open_features(options.features) if options.features else None
-    manifest, reused = embed_table(encoder, read_study_table(options.data), options.out, features=features)
+    table = read_study_table(options.data)
+    manifest, reused = embed_table(encoder, table, options.out, features=features, regions=options.regions)
     said = "reused" if reused else "embedded"
     text = f"{said}: {manifest.facts['n']} radiographs x {manifest.facts['width']}, digest {manifest.digest[:12]}"
     emit(options, text, {"digest": manifest.digest, "reused": reused, **manifest.facts})
