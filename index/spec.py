@@ -16,6 +16,9 @@ MIN_NPROBE = 32
 EF_SEARCH = 64
 _FACTORY = re.compile(r"[A-Za-z0-9_,()x.+-]{1,200}")
 _HASH_FACTORY = re.compile(r"BFlat|BIVF\d+")
+HALF = "SQfp16"
+STORAGE = (HALF, "SQ8", "SQ4")
+_BITS = {EXACT: 32, "SQfp16": 16, "SQbf16": 16, "SQ8": 8, "SQ6": 6, "SQ4": 4, EXACT_HASH: 1}
 _CHANGES_LENGTHS = re.compile(r"(PCA|ITQ|RR|L2norm|Pad)")
 
 
@@ -69,24 +72,133 @@ class IndexSpec:
         kind = "exact search" if self.is_exact else f"{self.factory} (nprobe {self.nprobe}, rerank {self.rerank})"
         if not self.auto:
             return f"{kind}, as asked"
-        if n < EXACT_BELOW:
-            return f"{kind}: {n:,} vectors are fewer than {EXACT_BELOW:,}, where nothing beats it"
+        few = n < EXACT_BELOW
+        size = f"{n:,} vectors are {f'fewer than {EXACT_BELOW:,}' if few else f'{EXACT_BELOW:,} or more'}"
         if self.is_exact:
-            return f"{kind}: a width of {width} does not divide into the short parts that product quantisation needs"
-        return f"{kind}: {n:,} vectors are {EXACT_BELOW:,} or more"
+            return f"{kind}: {size}, where nothing beats it" if few else f"{kind}: every neighbour was asked for"
+        whole = HALF in self.factory and not few
+        words = [size, *([] if whole else ["the memory allowed holds no longer codes"])]
+        if not few and "PQ" not in self.factory:
+            words.append(f"a width of {width} does not divide into the short parts that product quantisation needs")
+        return f"{kind}: {'; '.join(words)}"
 
 
-def choose_spec(n: int, width: int) -> IndexSpec:
+@dataclass(frozen=True)
+class Goal:
+    """What an index that is chosen here must reach.
+
+    recall: wanted `ann_recall@k`, the share of the k nearest by exact search that it finds. memory_bytes: resident
+    memory that it may take; as much as it needs if None.
+    """
+
+    recall: float = 0.95
+    k: int = 10
+    memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.recall <= 1:
+            raise InvalidSetting(f"index goal: recall = {self.recall}; give a share above 0, to 1")
+        if not 1 <= self.k <= 1_000_000:
+            raise InvalidSetting(f"index goal: k = {self.k}; give a number of results from 1 to 1,000,000")
+        if self.memory_bytes is not None and self.memory_bytes < 1:
+            raise InvalidSetting(f"index goal: memory_bytes = {self.memory_bytes}; give 1 or more, or leave it out")
+
+
+ANY_GOAL = Goal()
+
+
+def choose_spec(n: int, width: int, goal: Goal = ANY_GOAL) -> IndexSpec:
     """Exact below 20,000 vectors, else inverted lists with 4-bit product codes and re-ranking in half precision.
 
-    About 2 sqrt(n) lists of which one in eight (at least 32) are searched, and a code for every 4 dimensions.
-    `chextriev bench index` measures `ann_recall@10` and speed of this choice. Product codes alone lose too much.
+    About 2 sqrt(n) lists of which one in eight (at least 32) are searched until `tune` has measured how many the goal
+    takes, and a code for every 4 dimensions; product codes alone lose too much. Where the memory is too small for
+    this, vectors are kept in fewer bits. A recall of 1 takes exact search. Not chosen: graphs (HNSW), which need more
+    memory than the vectors alone, minutes to build, differ from one build to the next, and are slower at equal recall
+    in `chextriev bench index`. Raises InvalidSetting if nothing fits the memory.
     """
-    parts = _code_parts(width)
-    if n < EXACT_BELOW or parts is None:
-        return IndexSpec(EXACT, auto=True)
-    nlist = 2 ** round(math.log2(2 * math.sqrt(n)))
-    return IndexSpec(f"IVF{nlist},PQ{parts}x4fs,Refine(SQfp16)", nprobe=max(MIN_NPROBE, nlist // 8), auto=True)
+    candidates = [IndexSpec(each, nprobe=_first_nprobe(each), auto=True) for each in _candidates(n, width, goal)]
+    for spec in candidates:
+        if goal.memory_bytes is None or resident_bytes(spec, n, width) <= goal.memory_bytes:
+            return spec
+    least = min(candidates, key=lambda spec: resident_bytes(spec, n, width))
+    raise InvalidSetting(
+        f"index goal: memory_bytes = {goal.memory_bytes:,}, but {n:,} vectors of width {width} take at least "
+        f"{resident_bytes(least, n, width):,} ({least.factory}) for a recall of {goal.recall:g}; allow that much, ask "
+        "for a lower recall, or split the vectors"
+    )
+
+
+def _candidates(n: int, width: int, goal: Goal) -> list[str]:
+    """Factory strings, the best first, each with fewer bytes per vector than the one before."""
+    if goal.recall == 1:
+        return [EXACT]
+    if n < EXACT_BELOW:
+        return [EXACT, *STORAGE]
+    nlist, parts = 2 ** round(math.log2(2 * math.sqrt(n))), _code_parts(width)
+    if parts is None:
+        return [f"IVF{nlist},{storage}" for storage in STORAGE]
+    return [f"IVF{nlist},PQ{parts}x4fs,Refine({storage})" for storage in STORAGE]
+
+
+def _first_nprobe(factory: str) -> int:
+    return max(MIN_NPROBE, n_lists(factory) // 8)
+
+
+def resident_bytes(spec: IndexSpec, n: int, width: int) -> int:
+    """Bytes that n vectors take in memory, with the centroids of the lists and of the codes."""
+    centroids = n_lists(spec.factory) + (16 if "PQ" in spec.factory else 0)
+    return n * bytes_per_vector(spec, width) + 4 * width * centroids
+
+
+def bytes_per_vector(spec: IndexSpec, width: int) -> int:
+    """Bytes that one more vector of this width takes in memory, by the parts of its factory string.
+
+    Flat 4 a dimension; SQfp16 2; SQ8 1; SQ6 3/4; SQ4 1/2; PQ<M>x<bits> M x bits / 8; an inverted list 8 more, for the
+    row; HNSW<M> 8 M + 16 more, for links, offset and level; a Refine stage its own on top; hash codes 1/8. OPQ and
+    PCA may change the width of what follows. Raises InvalidSetting for other types.
+    """
+    codes, *stored = stages(spec.factory)
+    return stage_bytes(codes, width) + sum(stage_bytes(each, width) for each in stored)
+
+
+def stages(factory: str) -> list[str]:
+    """The codes that are searched, and, if it re-ranks, how the vectors for that are stored."""
+    found = re.fullmatch(r"(.+?),R(?:efine\((.+)\)|(Flat))", factory)
+    return [factory] if found is None else [found[1], found[2] or found[3]]
+
+
+def n_lists(factory: str) -> int:
+    """Number of inverted lists; 0 without."""
+    found = re.search(r"(?:^|,)B?IVF(\d+)", factory)
+    return int(found[1]) if found else 0
+
+
+def is_graph(factory: str) -> bool:
+    """Whether vectors are found by walking a graph."""
+    return not n_lists(factory) and re.search(r"(?:^|,)HNSW\d+", factory) is not None
+
+
+def stage_bytes(stage: str, width: int) -> int:
+    """Bytes of one vector in one of the `stages`, as `bytes_per_vector` states them."""
+    total = 0
+    for part in re.split(r"[,_](?=[A-Z])", stage):
+        if found := re.fullmatch(r"(?:OPQ\d+|PCA[A-Z]*|RR|Pad|ITQ)_?(\d*)", part):
+            width = int(found[1] or width)
+        elif re.fullmatch(r"B?IVF\d+", part):
+            total += 8
+        elif found := re.fullmatch(r"HNSW(\d+)", part):
+            total += 8 * int(found[1]) + 16
+            total += 4 * width if stage.endswith(part) else 0
+        elif part in _BITS:
+            total += math.ceil(width * _BITS[part] / 8)
+        elif found := re.fullmatch(r"PQ(\d+)(?:x(\d+))?(?:fs|fsr|np)?", part):
+            total += math.ceil(int(found[1]) * int(found[2] or 8) / 8)
+        elif part != "L2norm":
+            raise InvalidSetting(
+                f"index spec part {part!r}: how many bytes it takes is not known here; known are "
+                f"{', '.join(_BITS)}, PQ, IVF, HNSW, OPQ, PCA, RR, Pad, ITQ and L2norm"
+            )
+    return total
 
 
 def _code_parts(width: int) -> int | None:
