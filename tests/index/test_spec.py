@@ -112,7 +112,7 @@ def test_goals_outside_their_range_are_refused(settings):
 
 
 @pytest.mark.parametrize(
-    "factory", ["Flat", "SQfp16", "SQ8", "SQ4", "PQ16x4", "PQ8", "IVF8,SQfp16", "IVF8,PQ16x4fs,Refine(SQfp16)"]
+    "factory", ["Flat", "SQfp16", "SQ8", "SQ4", "PQ16x4np", "PQ8np", "IVF8,SQfp16", "IVF8,PQ16x4fs,Refine(SQfp16)"]
 )
 def test_bytes_per_vector_are_those_of_a_faiss_file(factory):
     sizes = []
