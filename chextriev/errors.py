@@ -6,7 +6,7 @@ status 2; from Python, catch the branch you can mend::
     ChextrievError
     ├── InputError                what a person gave
     │   ├── UnknownName           UnknownRegion, UnknownFinding, UnknownSystem, UnknownBackbone, UnknownEngine,
-    │   │                         UnknownProtocol, UnknownColumn
+    │   │                         UnknownProtocol, UnknownColumn, UnknownCollection
     │   ├── ImageError            UnreadableImage, EmptyImage
     │   ├── BoxError              MissingRegion, DuplicateRegion, EmptyBox, BoxOutside, InvalidBox
     │   ├── TableError            MissingColumn, MissingFile, InvalidValue, CountMismatch, DuplicateImage, EmptySplit,
@@ -80,6 +80,12 @@ class UnknownColumn(UnknownName):
     """Not a column of the index."""
 
     kind = "column"
+
+
+class UnknownCollection(UnknownName):
+    """Not a collection that this Milvus holds."""
+
+    kind = "collection"
 
 
 class UnknownBackbone(UnknownName):
