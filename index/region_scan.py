@@ -15,6 +15,9 @@ from chextriev.index.exact import Rows, Vectors, unit_rows
 CENTRES = 256
 """Vectors that a part may be replaced by: as many as a byte tells apart."""
 
+TERMS = 8
+"""Bytes of a code after those of its parts: length and offset, two float32, little-endian."""
+
 SCAN_ROWS = 65_536
 SCAN_QUERIES = 16
 
@@ -27,7 +30,8 @@ Weights = Mapping[Region, float]
 class RegionCodes:
     """The codes of N radiographs; `open_region_codes` makes it. Safe to search from several threads at once.
 
-    codes: [18, parts, rows] uint8. codebooks: [18, parts, 256, D / parts] float32. delta: [18, parts, added] uint8.
+    codes: [18, parts + 8, rows] uint8. codebooks: [18, parts, 257, D / parts] float32, the last of each part being that
+    of the mean. delta: [18, parts + 8, added] uint8.
     """
 
     codes: Codes
@@ -57,8 +61,9 @@ class RegionCodes:
     ) -> tuple[Scores, Rows]:
         """The k radiographs most like each query in these regions: scores [Q, k] float32 and rows [Q, k] int64.
 
-        queries: [Q, 18, D] of any length but zero where asked for. weights: positive, by region; the score is their
-        weighted mean of the cosines between the query's vector and the one that the radiograph's code stands for.
+        queries: [Q, 18, D] of any length but zero where asked for; of 19 the last, the whole image, is not looked at.
+        weights: positive, by region; the score is their weighted mean of the cosines between the query's vector and the
+        one that the radiograph's code stands for, which may err past 1.
         allowed: [N] the rows that may be found. rank: [N] place of a row among equal scores, by default the row itself.
         Where fewer than k remain, the end of a line holds score -inf and row -1. An answer does not depend on the other
         queries. Raises CountMismatch, InvalidSetting and, for zero or non-finite vectors, InvalidValue.
@@ -72,8 +77,7 @@ class RegionCodes:
         scores = np.full((len(queries), k), -np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
         for few in slices(len(queries), SCAN_QUERIES):
-            of_few = {region: table[few] for region, table in tables.items()}
-            for first, block in self._scan(of_few):
+            for first, block in self._scan({region: table.of(few) for region, table in tables.items()}):
                 if allowed is not None:
                     block[:, ~allowed[first : first + block.shape[1]]] = -np.inf
                 for query, line in zip(range(few.start, few.stop), block, strict=True):
@@ -91,29 +95,23 @@ class RegionCodes:
         tables = self._tables(queries, weights)
         for query, line in enumerate(rows):
             known = np.flatnonzero(line >= 0)
-            of_query = {region: table[query : query + 1] for region, table in tables.items()}
+            of_query = {region: table.of(slice(query, query + 1)) for region, table in tables.items()}
             found[query, known] = _sums(of_query, {region: self.of(region, line[known]) for region in tables})[0]
         return found
 
-    def _tables(self, queries: npt.NDArray[Any], weights: Weights) -> dict[Region, Scores]:
-        """What each code of a part adds to a query's score, [Q, parts, 256] by region."""
-        if queries.ndim != 3 or queries.shape[1:] != (N_REGIONS, self.width):
+    def _tables(self, queries: npt.NDArray[Any], weights: Weights) -> "dict[Region, _Table]":
+        """What to add for each code, by region in the order of regions."""
+        if queries.ndim != 3 or queries.shape[1] not in (N_REGIONS, N_REGIONS + 1) or queries.shape[2] != self.width:
             raise CountMismatch(
                 f"queries have shape {list(queries.shape)}; {['number', N_REGIONS, self.width]} is needed: use the"
                 " region vectors of the encoder that the index was built with"
             )
-        shares = _shares(weights)
-        _, parts, _, size = self.codebooks.shape
-        tables = {}
-        for region, share in shares.items():
-            unit = unit_rows(queries[:, region], f"{region.label} of query").reshape(-1, parts, size, 1)
-            tables[region] = np.empty((len(queries), parts, CENTRES), np.float32)
-            for query, table in zip(unit, tables[region], strict=True):  # one by one: BLAS sums batches differently
-                np.matmul(self.codebooks[region], query, out=table[:, :, None])
-                table *= np.float32(share)
-        return tables
+        return {
+            region: _table(unit_rows(queries[:, region], f"{region.label} of query"), self.codebooks[region], share)
+            for region, share in _shares(weights).items()
+        }
 
-    def _scan(self, tables: Mapping[Region, Scores]) -> Iterator[tuple[int, Scores]]:
+    def _scan(self, tables: "Mapping[Region, _Table]") -> Iterator[tuple[int, Scores]]:
         """First row and scores [Q, n] of block after block."""
         first = 0
         for block in self._blocks:
@@ -122,7 +120,7 @@ class RegionCodes:
             first += block.shape[2]
 
     def of(self, region: Region, rows: Rows) -> Codes:
-        """The codes [parts, n] of a region of these rows."""
+        """The codes [parts + 8, n] of a region of these rows."""
         main = self.codes.shape[2]
         if self.delta is None or not len(rows) or rows.max() < main:
             return np.asarray(self.codes[region][:, rows])
@@ -146,14 +144,57 @@ def _shares(weights: Weights) -> dict[Region, float]:
     return {Region(region): weights[region] / total for region in sorted(weights)}
 
 
-def _sums(tables: Mapping[Region, Scores], codes: Mapping[Region, Codes]) -> Scores:
-    """Scores [Q, n] float32: for each row what its codes [parts, n] say in the tables, always in the same order."""
-    queries, rows = len(next(iter(tables.values()))), next(iter(codes.values())).shape[1]
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """What a region adds to the scores of Q queries: their share of the region's cosine.
+
+    parts: [Q, parts, 256] float32, by code. constant: [Q] float32, the same for all codes. share: of the region.
+    """
+
+    parts: Scores
+    constant: Scores
+    share: np.float32
+
+    def of(self, queries: slice) -> "_Table":
+        """That of some queries."""
+        return _Table(self.parts[queries], self.constant[queries], self.share)
+
+
+def _table(unit: Vectors, codebook: Vectors, share: float) -> _Table:
+    """Of unit vectors [Q, D], one by one, since BLAS sums batches differently.
+
+    A code stands for the vector x = mean + length * direction, so that q.x = q.mean + mean.(x - mean) + length *
+    (q - mean).direction; the middle term is the code's offset, and exact.
+    """
+    centres, mean = codebook[:, :CENTRES], np.ascontiguousarray(codebook[:, CENTRES]).ravel()
+    parts = np.empty((len(unit), len(codebook), CENTRES), np.float32)
+    constant = np.empty(len(unit), np.float32)
+    for number, query in enumerate(unit):
+        rest = (query - mean).reshape(len(codebook), -1, 1)
+        np.matmul(centres, rest, out=parts[number, :, :, None])
+        constant[number] = query.astype(np.float64) @ mean
+    return _Table(parts * np.float32(share), constant * np.float32(share), np.float32(share))
+
+
+def _sums(tables: Mapping[Region, _Table], codes: Mapping[Region, Codes]) -> Scores:
+    """Scores [Q, n] float32 of codes [parts + 8, n], each added up in the same order wherever it stands."""
+    queries, rows = len(next(iter(tables.values())).parts), next(iter(codes.values())).shape[1]
     total = np.zeros((queries, rows), np.float32)
     for region, table in tables.items():
-        for part, numbers in enumerate(codes[region]):
-            total += table[:, part].take(numbers, axis=1, mode="clip")
+        along = np.zeros((queries, rows), np.float32)
+        for part, numbers in enumerate(codes[region][:-TERMS]):
+            along += table.parts[:, part].take(numbers, axis=1, mode="clip")
+        length, offset = terms(codes[region])
+        along *= length
+        along += offset * table.share
+        along += table.constant[:, None]
+        total += along
     return total
+
+
+def terms(codes: Codes) -> Scores:
+    """Length and offset [2, n] float32 of the codes [parts + 8, n] of a region."""
+    return np.ascontiguousarray(codes[-TERMS:].T).view("<f4").T.astype(np.float32, copy=False)
 
 
 def _merge(best: Scores, rows: Rows, line: Scores, first: int, rank: Rows | None) -> None:
