@@ -36,8 +36,9 @@ RegionVectors = npt.NDArray[np.float16] | LazyRows
 class EmbeddingSet:
     """N embeddings and what belongs to each.
 
-    vectors: [N, D] float32. image_id: text, or int64. findings: [N, 9] int8, 1, 0 or -1 (unknown). metadata: columns of length N by name.
-    encoder_digest: the bundle that made the vectors. digest: this set. region_vectors: None where there are none.
+    vectors: [N, D] float32. image_id: text, or int64. findings: [N, 9] int8, 1, 0 or -1 (unknown). metadata: columns
+    of length N by name. encoder_digest: the bundle that made the vectors. digest: this set. region_vectors: None where
+    there are none.
     """
 
     vectors: npt.NDArray[np.float32]

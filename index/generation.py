@@ -18,18 +18,20 @@ import numpy.typing as npt
 from chextriev.artifacts import Manifest, check_contents, open_verified, read_manifest, read_verified, verify_files
 from chextriev.embedding_set import IDS_FILE, parse_ids
 from chextriev.errors import DamagedArtifact, NotAnArtifact
+from chextriev.hits import ImageId
 from chextriev.index.exact import Rows
 from chextriev.index.faiss_files import read_codes, read_vectors
 from chextriev.index.hash_index import HashIndex
-from chextriev.index.spec import HAMMING, IndexSpec
-from chextriev.index.vector_index import VectorIndex, faiss, storage_spec
+from chextriev.index.region_codes import CODEBOOKS_FILE, RegionCodes, open_region_codes
+from chextriev.index.spec import EXACT, EXACT_HASH, HAMMING, IndexSpec
+from chextriev.index.vector_index import VectorIndex, faiss
 
 KIND = "index"
 INDEX_FILE = "index.faiss"
 CODES_FILE = "index-codes.npy"
-CODEBOOKS_FILE = "region_codebooks.npy"
 DELTA_FILE = "delta.faiss"
 REMOVED_FILE = "removed.npy"
+_HALF_PRECISION = "Refine(SQfp16)"
 ID_COLUMNS = ("image_id", "study_id", "patient_id")
 Part = VectorIndex | HashIndex
 
@@ -48,7 +50,7 @@ class Generation:
     delta: Part | None
     removed: Rows
     columns: dict[str, npt.NDArray[Any]]
-    regions: Any
+    regions: RegionCodes | None
 
     @property
     def rows(self) -> int:
@@ -65,6 +67,11 @@ class Generation:
         live = np.ones(self.rows, np.bool_)
         live[self.removed] = False
         return live
+
+    def rows_by_id(self) -> dict[ImageId, int]:
+        """Rows that can be found, by image id."""
+        ids = self.columns["image_id"].tolist()
+        return {ids[row]: row for row in np.flatnonzero(self.live()).tolist()}
 
 
 def open_generation(directory: str | Path) -> Generation:
@@ -85,23 +92,28 @@ def open_generation(directory: str | Path) -> Generation:
         ) from error
 
 
+def delta_spec(spec: IndexSpec) -> IndexSpec:
+    """The exact index whose scores are those of the last stage of this one: in half precision where that is."""
+    if spec.metric == HAMMING:
+        return IndexSpec(EXACT_HASH, metric=HAMMING)
+    return IndexSpec("SQfp16" if spec.factory.endswith(_HALF_PRECISION) else EXACT)
+
+
 def _open(directory: Path, manifest: Manifest) -> Generation:
     settings = manifest.recipe.settings
     spec = IndexSpec(**settings["spec"])
     n, added, width = (_count(settings, name) for name in ("n", "added", "width"))
     columns = parse_ids(read_verified(directory, manifest, IDS_FILE))
+    columns.pop("row", None)
     if any(len(column) != n + added for column in columns.values()):
         raise DamagedArtifact(f"{directory / IDS_FILE} has not {n + added} rows, as its manifest says")
     main = _open_part(directory, manifest, spec, (n, width))
     delta = None
     if added:
-        delta_spec = IndexSpec("BFlat", metric=HAMMING) if spec.metric == HAMMING else storage_spec(spec)
-        delta = _open_part(directory, manifest, delta_spec, (added, width), name=DELTA_FILE)
+        delta = _open_part(directory, manifest, delta_spec(spec), (added, width), name=DELTA_FILE)
     removed = _removed(directory, manifest, n + added) if REMOVED_FILE in manifest.files else np.empty(0, np.int64)
     regions = None
     if CODEBOOKS_FILE in manifest.files:
-        from chextriev.index.region_codes import open_region_codes
-
         verify_files(directory, manifest, [name for name in manifest.files if name.startswith("region_")])
         regions = open_region_codes(directory, n, added)
     return Generation(directory, manifest, main, delta, removed, columns, regions)

@@ -49,7 +49,7 @@ class HashIndex:
         lists = None if self.faiss_index is self.flat else self.faiss_index
         if scan.nprobe is not None and (lists is None or scan.nprobe < 1):
             raise InvalidSetting(
-                f"nprobe = {scan.nprobe}; give 1 or more, and only for an index of inverted lists (BIVF)"
+                f"nprobe = {scan.nprobe}; give 1 or more, and only to an index of inverted lists (BIVF)"
             )
         if lists is None or scan.exact or scan.allowed is not None:
             parameters = None if scan.allowed is None else faiss.SearchParameters(sel=selector(scan.allowed))
@@ -58,6 +58,14 @@ class HashIndex:
             parameters = faiss.SearchParametersIVF(nprobe=scan.nprobe or self.spec.nprobe)
             distances, rows = _past_ties(lists, codes, count, parameters)
         return best_first(similarity(distances, self.width), rows, count, scan.rank)
+
+    def add(self, vectors: npt.NDArray[Any]) -> None:
+        """Add vectors [n, bits] to codes that lie one after the other; not while others search them."""
+        self.flat.add(signs(vectors))
+
+    def reconstruct(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """[stop - start, bits] float32 of -1 and 1, by row."""
+        return np.unpackbits(self.codes()[start:stop], axis=1).astype(np.float32) * 2 - 1
 
     def save(self, path: Path) -> None:
         """Write one Faiss file, and the codes as `codes.npy` beside it where they lie in lists."""

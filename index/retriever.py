@@ -75,8 +75,6 @@ class Retriever(Protocol):
     def encoder_digest(self) -> str:
         """The bundle whose vectors it holds, "" where that is not known."""
 
-    encoder_digest: str
-
     def __len__(self) -> int:
         """The number of radiographs that can be found."""
 

@@ -1,114 +1,155 @@
 """Open an index and ask it for the most similar radiographs, without the query itself and its patient."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from chextriev.anatomy import Finding
-from chextriev.artifacts import Manifest, open_artifact
-from chextriev.embedding_set import IDS_FILE, METADATA, read_ids
+from chextriev.artifacts import Manifest, read_manifest
+from chextriev.embedding_set import METADATA
 from chextriev.encoder import Embeddings
-from chextriev.errors import CountMismatch, DamagedArtifact, InvalidSetting, OtherEncoder
+from chextriev.errors import DamagedArtifact, InvalidSetting, NotAnArtifact
 from chextriev.hits import Hit as Hit
-from chextriev.index.build import INDEX_FILE, KIND
-from chextriev.index.exact import Rows
-from chextriev.index.spec import IndexSpec
-from chextriev.index.vector_index import VectorIndex, load_index
+from chextriev.hits import ImageId
+from chextriev.index.exact import Rows, Scores
+from chextriev.index.filters import matching
+from chextriev.index.generation import ID_COLUMNS, KIND, Generation, open_generation
+from chextriev.index.hash_index import distance
+from chextriev.index.retriever import Request, SearchOptions, check_same_encoder, read_request
+from chextriev.index.spec import HAMMING
+from chextriev.index.store import CURRENT, IndexStore
+from chextriev.index.vector_index import Scan, best_first
 
-Ids = Sequence[str | None]
 _NOBODY = -1  # the code of a patient who is not in the index
+_OPENINGS = 100  # a writer would have to publish and remove a generation so many times while one is being opened
+_OWN_COLUMNS = {*ID_COLUMNS, *METADATA, "findings"}
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """An opened index; `open_index` makes it. Safe to search from several threads at once.
+    """An opened index; `open_index` makes it. Safe to search from several threads at once, without a lock.
 
-    columns: image_id, study_id, patient_id, view, sex, age, split [N] and findings [N, 9] int8, by row.
+    It stays as it was opened whatever is published meanwhile; `reloaded` looks for what was.
     """
 
-    manifest: Manifest
-    vectors: VectorIndex
-    columns: dict[str, npt.NDArray[Any]]
+    generation: Generation
+    directory: Path
 
     def __len__(self) -> int:
-        return len(self.vectors)
+        return self.generation.rows - len(self.generation.removed)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the generation."""
+        return self.generation.manifest
+
+    @property
+    def columns(self) -> Mapping[str, npt.NDArray[Any]]:
+        """image_id, study_id, patient_id, view, sex, age, split [N], findings [N, 9] int8 and any others, by row."""
+        return self.generation.columns
 
     @property
     def encoder_digest(self) -> str:
-        """The bundle whose vectors this index holds."""
-        return self.manifest.recipe.parents["encoder"]
+        """The bundle whose vectors this index holds, "" where nobody said."""
+        return self.generation.encoder_digest
 
     def check_encoder(self, digest: str) -> None:
         """Raise OtherEncoder unless `digest` is of the encoder that this index was built with."""
-        if digest != self.encoder_digest:
-            raise OtherEncoder(
-                f"the queries are of encoder {digest[:12]}, the index holds vectors of encoder "
-                f"{self.encoder_digest[:12]}; encode the queries with that one, or build the index again"
-            )
+        check_same_encoder(digest, self.encoder_digest)
+
+    def reloaded(self) -> "Index":
+        """The index as it is published now: this very one if nothing has changed."""
+        store = IndexStore(self.directory)
+        if not store.exists or store.current == self.generation.directory:
+            return self
+        return open_index(self.directory)
 
     def search(
-        self,
-        queries: Embeddings | npt.NDArray[Any],
-        k: int = 10,
-        *,
-        image_ids: Ids | None = None,
-        patient_ids: Ids | None = None,
-        nprobe: int | None = None,
+        self, queries: Embeddings | npt.NDArray[Any], k: int = 10, **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:
         """The k most similar radiographs for each query, best first, without the query and its patient.
 
         queries: what an encoder returned (its digest is compared and its image ids are used), or vectors [Q, D] float32
-        of any length but zero; for those call `check_encoder` if their encoder is known. image_ids, patient_ids: of the
-        queries, None where unknown; a patient not given is looked up by the image id. Ties go to the lower row. A list
-        is shorter than k where fewer remain. nprobe: lists to look into for this call, in place of the spec's.
+        of any length but zero; for those call `check_encoder` if their encoder is known. options: see `SearchOptions`.
+        Ties go to the lower id. A list is shorter than k where fewer remain.
         """
-        if isinstance(queries, Embeddings):
-            self.check_encoder(queries.encoder_digest)
-            image_ids = queries.image_ids if image_ids is None else image_ids
-            queries = queries.vectors
-        scores, rows = self.search_rows(queries, k, image_ids=image_ids, patient_ids=patient_ids, nprobe=nprobe)
+        scores, rows = self.search_rows(queries, k, **options)
         return [
             [self._hit(row, score) for row, score in zip(*line, strict=True) if row >= 0]
             for line in zip(rows.tolist(), scores.tolist(), strict=True)
         ]
 
     def search_rows(
-        self,
-        queries: npt.NDArray[Any],
-        k: int = 10,
-        *,
-        image_ids: Ids | None = None,
-        patient_ids: Ids | None = None,
-        nprobe: int | None = None,
-    ) -> tuple[npt.NDArray[np.float32], Rows]:
-        """`search` of vectors [Q, D] as arrays: cosines [Q, k] float32 and rows of the index [Q, k] int64.
+        self, queries: Embeddings | npt.NDArray[Any], k: int = 10, **options: Unpack[SearchOptions]
+    ) -> tuple[Scores, Rows]:
+        """`search` as arrays: scores [Q, k] float32 and rows of the index [Q, k] int64.
 
         Where fewer than k remain, the end of a line holds score -inf and row -1.
         """
-        if k < 1:
-            raise InvalidSetting(f"k = {k}; ask for at least 1 result")
-        own_row, own_patient = self._query_codes(len(queries), image_ids, patient_ids)
+        request = read_request(self, queries, k, options)
+        own_row, own_patient = self._query_codes(request.image_ids, request.patient_ids)
         excluded = int(self._images_of[own_patient].max(initial=0)) + int((own_row >= 0).any())
-        scores, rows = self.vectors.search(queries, k + excluded, nprobe=nprobe)
+        scores, rows = self._ranked(request, k + excluded)
         allowed = (rows >= 0) & (rows != own_row[:, None])
-        allowed &= (self._patients[rows] != own_patient[:, None]) | (own_patient[:, None] == _NOBODY)
+        if excluded:
+            allowed &= (self._patients[rows] != own_patient[:, None]) | (own_patient[:, None] == _NOBODY)
         scores, rows = np.where(allowed, scores, np.float32(-np.inf)), np.where(allowed, rows, -1)
         order = np.argsort(~allowed, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
-    def _query_codes(self, count: int, image_ids: Ids | None, patient_ids: Ids | None) -> tuple[Rows, Rows]:
+    def _ranked(self, request: Request, count: int) -> tuple[Scores, Rows]:
+        """The best rows that the filters allow, by embedding or by regions, nobody left out."""
+        allowed = self._live
+        if request.filters:
+            allowed = matching(request.filters, self.columns)
+            allowed &= True if self._live is None else self._live
+        asked, weights = request.region_vectors, request.regions
+        if asked is None or weights is None:
+            return self._by_embedding(request, count, allowed)
+        regions = self.generation.regions
+        if regions is None:
+            raise InvalidSetting(
+                "this index holds no region vectors; embed with --regions and build it again to search by region"
+            )
+        if request.candidates is None:
+            found: tuple[Scores, Rows] = regions.search(asked, weights, count, allowed=allowed, rank=self._rank)
+            return found
+        _, rows = self._by_embedding(request, max(request.candidates, 1), allowed)
+        scores = regions.scores(asked, weights, rows)
+        return best_first(scores, rows, min(count, rows.shape[1]), self._rank)
+
+    def _by_embedding(self, request: Request, count: int, allowed: npt.NDArray[np.bool_] | None) -> tuple[Scores, Rows]:
+        """The main part and the delta, each searched and merged."""
+        found, first = [], 0
+        for part in (self.generation.main, self.generation.delta):
+            if part is None:
+                continue
+            rows = slice(first, first + len(part))
+            scan = Scan(
+                nprobe=request.nprobe if first == 0 else None,
+                allowed=None if allowed is None else allowed[rows],
+                rank=None if self._rank is None else self._rank[rows],
+                exact=request.exact,
+            )
+            scores, at = part.search(request.vectors, count, scan)
+            found.append((scores, np.where(at < 0, -1, at + first)))
+            first += len(part)
+        if len(found) == 1:
+            return found[0]
+        scores, rows_found = (np.concatenate(each, axis=1) for each in zip(*found, strict=True))
+        return best_first(scores, rows_found, count, self._rank)
+
+    def _query_codes(self, images: Sequence[ImageId | None], patients: Sequence[Any]) -> tuple[Rows, Rows]:
         """Row in the index [Q] and code of the patient [Q] of each query, -1 where there is none."""
-        for name, ids in (("image_ids", image_ids), ("patient_ids", patient_ids)):
-            if ids is not None and len(ids) != count:
-                raise CountMismatch(f"{len(ids)} {name} beside {count} queries; give one to each, None where unknown")
-        images = [None] * count if image_ids is None else image_ids
-        patients = [None] * count if patient_ids is None else patient_ids
-        rows = np.array([self._row_of.get(image, -1) for image in images], np.int64)
+        if all(each is None for each in images) and all(each is None for each in patients):
+            nobody = np.full(len(images), -1, np.int64)
+            return nobody, nobody
+        rows = np.array([-1 if image is None else self._row_of.get(image, -1) for image in images], np.int64)
         known = [self._code_of.get(patient, _NOBODY) for patient in patients]
         looked_up = np.where(rows >= 0, self._patients[rows], _NOBODY)
         given = np.array([patient is not None for patient in patients], np.bool_)
@@ -117,24 +158,45 @@ class Index:
     def _hit(self, row: int, score: float) -> Hit:
         column = {name: values[row] for name, values in self.columns.items()}
         present = np.flatnonzero(column["findings"] == 1)
+        hashed = self.manifest.recipe.settings["spec"]["metric"] == HAMMING
+        age = column.get("age")
         return Hit(
-            image_id=column["image_id"],
+            image_id=_plain(column["image_id"]),
             study_id=column["study_id"],
             patient_id=column["patient_id"],
             score=score,
-            findings=tuple(tuple(Finding)[finding].label for finding in present),
-            view=column["view"],
-            sex=column["sex"],
-            age=int(column["age"]) if column["age"] >= 0 else None,
+            findings=tuple(_FINDINGS[finding] for finding in present),
+            view=column.get("view"),
+            sex=column.get("sex"),
+            age=int(age) if age is not None and age >= 0 else None,
             row=row,
+            metadata={name: _plain(value) for name, value in column.items() if name not in _OWN_COLUMNS},
+            distance=distance(score, self.generation.main.width) if hashed else None,
         )
 
     @cached_property
-    def _row_of(self) -> dict[str | None, int]:
-        return {image: row for row, image in enumerate(self.columns["image_id"])}
+    def _live(self) -> npt.NDArray[np.bool_] | None:
+        """[N] bool, or None where every row can be found."""
+        return self.generation.live() if len(self.generation.removed) else None
 
     @cached_property
-    def _code_of(self) -> dict[str | None, int]:
+    def _rank(self) -> Rows | None:
+        """[N] the place of each row's id among all; None where the rows stand in the order of their ids."""
+        ids = self.columns["image_id"]
+        order = np.argsort(ids.astype(str) if ids.dtype.kind == "O" else ids, kind="stable")
+        if np.all(order[1:] > order[:-1]):
+            return None
+        rank = np.empty(len(ids), np.int64)
+        rank[order] = np.arange(len(ids))
+        return rank
+
+    @cached_property
+    def _row_of(self) -> Mapping[ImageId, int]:
+        """Rows that can be found, by image id."""
+        return self.generation.rows_by_id()
+
+    @cached_property
+    def _code_of(self) -> dict[Any, int]:
         """A code for each patient id; an image without one has a patient of its own, whom no query can name."""
         named = (patient for patient in self.columns["patient_id"] if patient is not None)
         return {patient: code for code, patient in enumerate(dict.fromkeys(named))}
@@ -151,22 +213,39 @@ class Index:
         return np.bincount(self._patients[self._patients >= 0], minlength=len(self._code_of) + 1)
 
 
+_FINDINGS = Finding.labels()
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as one of Python; what is no number is None."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def open_index(directory: str | Path) -> Index:
-    """Open an index, every file compared with its manifest before anything reads it.
+    """Open an index, or one generation of it, every file compared with its manifest before anything reads it.
 
     Raises NotAnArtifact if there is none, DamagedArtifact if a file is missing, altered or not what the manifest says.
     """
     directory = Path(directory)
-    manifest = open_artifact(directory, KIND)
-    try:
-        settings = manifest.recipe.settings
-        spec, shape = IndexSpec(**settings["spec"]), (int(settings["n"]), int(settings["width"]))
-        if not {INDEX_FILE, IDS_FILE} <= manifest.files.keys() or "encoder" not in manifest.recipe.parents:
-            raise KeyError(f"{INDEX_FILE}, {IDS_FILE} and an encoder are needed")
-        columns = read_ids(directory / IDS_FILE)
-        columns = {name: columns[name] for name in ("image_id", "study_id", "patient_id", *METADATA, "findings")}
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise DamagedArtifact(f"{directory} is not an index of this package ({error}); build it again") from error
-    if any(len(column) != shape[0] for column in columns.values()):
-        raise DamagedArtifact(f"{directory / IDS_FILE} has {len(columns['image_id'])} rows, its manifest {shape[0]}")
-    return Index(manifest, load_index(directory / INDEX_FILE, spec, shape), columns)
+    store = IndexStore(directory)
+    if not (directory / CURRENT).exists() and directory.is_dir() and any(directory.glob("manifest.json")):
+        return Index(open_generation(directory), directory)
+    for _ in range(_OPENINGS):
+        current = store.current
+        try:
+            return Index(open_generation(current), directory)
+        except (NotAnArtifact, DamagedArtifact, FileNotFoundError):
+            if store.current == current:  # not removed after another one was published
+                raise
+    raise DamagedArtifact(f"{directory} changes faster than it can be opened; wait until its writers have finished")
+
+
+def find_generation(directory: str | Path) -> Path:
+    """The directory of the generation that an index publishes now, or the directory itself if it is a generation."""
+    directory = Path(directory)
+    store = IndexStore(directory)
+    if store.exists:
+        return store.current
+    read_manifest(directory, KIND)
+    return directory

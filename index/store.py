@@ -65,6 +65,8 @@ class IndexStore:
             with path.open("rb") as stream:
                 names = stream.read(_CURRENT_BYTES).decode("ascii").split("\n")
         except FileNotFoundError:
+            if not self.directory.exists():
+                raise NotAnArtifact(f"there is no {self.directory}; the directory of an index is needed") from None
             raise NotAnArtifact(
                 f"{self.directory} is no index: it has no {CURRENT}; make one with `chextriev index build`"
             ) from None

@@ -21,7 +21,6 @@ ADD_BLOCK = 16_384  # vectors, 64 MiB at width 1,024
 TRAIN_PER_LIST = 64  # Faiss warns below 39 and ignores more than 256
 TRAIN_AT_LEAST = 16_384
 TIE_SLACK = 8
-HALF_PRECISION = "Refine(SQfp16)"
 SCAN_BELOW = 4_096  # allowed rows, up to which comparing with each of them costs less than any detour
 
 
@@ -84,7 +83,7 @@ class VectorIndex:
         lists = faiss.try_extract_index_ivf(self.faiss_index)
         if scan.nprobe is not None and (lists is None or scan.nprobe < 1):
             raise InvalidSetting(
-                f"nprobe = {scan.nprobe}; give 1 or more, and only for an index of inverted lists (IVF)"
+                f"nprobe = {scan.nprobe}; give 1 or more for an index of inverted lists (IVF), and leave nprobe out for others"
             )
         exact = scan.exact
         if scan.allowed is not None and not exact:
@@ -105,6 +104,15 @@ class VectorIndex:
             nprobe=scan.nprobe or self.spec.nprobe,
             ef_search=scan.ef_search or self.spec.ef_search,
         )
+
+    def add(self, vectors: Vectors) -> None:
+        """Add vectors [n, D]; not while others search it."""
+        self.faiss_index.add(unit_rows(vectors, "vector"))
+
+    def reconstruct(self, start: int, stop: int) -> Vectors:
+        """[stop - start, D] float32: vectors by row, as they are stored."""
+        vectors: Vectors = _stored(self.faiss_index).reconstruct_n(start, stop - start)
+        return vectors
 
     def save(self, path: Path) -> None:
         """Write one Faiss file."""
@@ -135,15 +143,13 @@ def selector(allowed: npt.NDArray[np.bool_]) -> Any:
     return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 
 
-def storage_spec(spec: IndexSpec) -> IndexSpec:
-    """The exact index whose scores are those of this one's last stage: in half precision where that is."""
-    return IndexSpec("SQfp16" if spec.factory.endswith(HALF_PRECISION) else "Flat")
-
-
-def train_index(vectors: Vectors, spec: IndexSpec, *, held_out: Rows | None = None) -> VectorIndex:
+def train_index(
+    vectors: Vectors, spec: IndexSpec, *, held_out: Rows | None = None, stored: bool = False
+) -> VectorIndex:
     """Train on a bounded sample and add all vectors [N, D] (may be a memory map), in order.
 
-    held_out: rows kept out of the sample. The same vectors give the same index. Raises InvalidSetting if Faiss
+    held_out: rows kept out of the sample. stored: the vectors are those of an index, which are of length 1 but for
+    what it rounded, and are taken as they are. The same vectors give the same index. Raises InvalidSetting if Faiss
     cannot make this spec of these vectors.
     """
     n, width = vectors.shape
@@ -157,7 +163,8 @@ def train_index(vectors: Vectors, spec: IndexSpec, *, held_out: Rows | None = No
         sample = _training_rows(n, index, held_out)
         _explained(spec, vectors, index.train, unit_rows(vectors[sample], "vector of the training sample"))
     for start in track(range(0, n, ADD_BLOCK), "index", unit="block"):
-        _explained(spec, vectors, index.add, unit_rows(vectors[start : start + ADD_BLOCK], "vector", first=start))
+        block = vectors[start : start + ADD_BLOCK]
+        _explained(spec, vectors, index.add, block if stored else unit_rows(block, "vector", first=start))
     return VectorIndex(spec, index)
 
 

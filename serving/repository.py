@@ -19,7 +19,8 @@ from chextriev.artifacts import (
 )
 from chextriev.bundle import EncoderBundle
 from chextriev.errors import ArtifactError, InvalidSetting
-from chextriev.index.build import KIND as INDEX_KIND
+from chextriev.index.generation import KIND as INDEX_KIND
+from chextriev.index.search import find_generation
 from chextriev.serving import model_config as triton
 from chextriev.serving.proof import check_engine, plan_key
 from chextriev.serving.repository_models import Model, RepositoryMaker, template
@@ -46,7 +47,8 @@ def build_repository(
         )
     for bundle in bundles:
         check_engine(bundle, settings.chosen_engine, settings.target)
-    indexes = {path: open_artifact(path, INDEX_KIND) for path in settings.indexes}
+    generations = [find_generation(path) for path in settings.indexes]
+    indexes = {path: open_artifact(path, INDEX_KIND) for path in generations}
     recipe = _recipe(bundles, settings, indexes)
     if (current := find_current(out, KIND, recipe)) is not None:
         return current, True

@@ -122,7 +122,9 @@ class Demo:
         encoder, table = open_encoder(self.out / "bundle"), read_study_table(self.out / "study")
         embed_table(encoder, table, self.out / "embeddings", features=open_features(self.out / "features"))
         embeddings = read_embeddings(self.out / "embeddings")
-        manifest, reused = build_or_reuse(embeddings, self.out / "index")
+        manifest, reused = _afresh_if_other(
+            self.out / "index", "index.faiss", lambda: build_or_reuse(embeddings, self.out / "index")
+        )
         sentence = f"{len(embeddings)} embeddings of width {embeddings.vectors.shape[1]}; {manifest.facts['spec']}"
         return sentence, reused
 
@@ -202,6 +204,12 @@ class Demo:
             settings |= {"patients": self.settings.patients, "seed": self.settings.seed}
         return {"settings": settings, "machine": describe_machine(), **self.numbers, "image_ids": ids}
 
+    def _digest(self, name: str, kind: str) -> str:
+        from chextriev.index.search import find_generation
+
+        directory = find_generation(self.out / name) if name == "index" else self.out / name
+        return read_manifest(directory, kind).digest
+
     def _is_synthetic(self) -> bool:
         return bool(read_manifest(self.out / "study", STUDY_KIND).facts["synthetic"])
 
@@ -226,7 +234,7 @@ class Demo:
             data_note=f"{len(table)} radiographs of {len(set(table.patient_id))} patients; {rows[0][1].split} split.",
             rows=rows,
             cases=read_cases(table, lists, choose_cases(lists, table, count=CASES)),
-            provenance={name: read_manifest(self.out / name, kind).digest for name, kind in _PARTS.items()},
+            provenance={name: self._digest(name, kind) for name, kind in _PARTS.items()},
             warning=SYNTHETIC if self._is_synthetic() else "",
             links=links,
         )

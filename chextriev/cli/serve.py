@@ -98,13 +98,14 @@ def _built(options: argparse.Namespace, folder: Path) -> Path:
     """The repository of the bundles, named after what it is made of."""
     from chextriev.artifacts import digest_of, read_manifest
     from chextriev.bundle import open_bundle
-    from chextriev.index.build import KIND
+    from chextriev.index.generation import KIND
+    from chextriev.index.search import find_generation
     from chextriev.serving.repository import build_repository
     from chextriev.serving.repository_settings import RepositorySettings
 
     bundles = [open_bundle(path, signed_by=options.signed_by) for path in options.bundles]
     parts = [bundle.manifest.digest for bundle in bundles] + [
-        read_manifest(path, KIND).digest for path in options.index
+        read_manifest(find_generation(path), KIND).digest for path in options.index
     ]
     repository = folder / digest_of([*parts, options.engine])[:12]
     build_repository(bundles, repository, RepositorySettings(engine=options.engine, indexes=tuple(options.index)))

@@ -6,45 +6,53 @@ import faiss
 import numpy as np
 import pytest
 
-from chextriev.artifacts import find_current, open_artifact
+from chextriev.artifacts import open_artifact
 from chextriev.embedding_set import read_ids
 from chextriev.errors import DuplicateImage, EmptySplit, InvalidSetting, InvalidValue, OutputExists
-from chextriev.index.build import KIND, build_index, index_recipe, overlap
+from chextriev.index.build import build_index, build_or_reuse
+from chextriev.index.generation import KIND
+from chextriev.index.search import find_generation
 from chextriev.index.spec import IndexSpec
+from chextriev.index.store import IndexStore
+from chextriev.index.tune import overlap
 
 
 def test_a_small_index_is_exact_and_records_its_parents(small, exact_dir):
-    manifest = open_artifact(exact_dir, KIND)
+    manifest = open_artifact(find_generation(exact_dir), KIND)
     assert dict(manifest.recipe.parents) == {"encoder": small.encoder_digest, "embeddings": small.digest}
     assert manifest.facts["spec"].startswith("exact search: 300 vectors are fewer than 20,000")
     assert (manifest.facts["n"], manifest.facts["width"]) == (300, 64)
     assert manifest.facts["faiss_version"] == faiss.__version__
     assert "ann_recall@10" not in manifest.facts
-    ids = read_ids(exact_dir / "ids.parquet")
+    ids = read_ids(find_generation(exact_dir) / "ids.parquet")
     assert ids["image_id"].tolist() == small.image_id.tolist()
     np.testing.assert_array_equal(ids["findings"], small.findings)
 
 
 def test_a_directory_gives_what_the_set_gives(small_dir, exact_dir, tmp_path):
-    assert build_index(small_dir, tmp_path / "index").digest == open_artifact(exact_dir, KIND).digest
+    assert build_index(small_dir, tmp_path / "index").digest == open_artifact(find_generation(exact_dir), KIND).digest
 
 
 def test_a_large_index_is_approximate_and_measured(approximate_dir):
-    facts = open_artifact(approximate_dir, KIND).facts
+    facts = open_artifact(find_generation(approximate_dir), KIND).facts
     assert facts["spec"].startswith("IVF256,PQ16x4fs,Refine(SQfp16)")
     assert facts["held_out_queries"] == 1000
     assert facts["ann_recall@10"] >= 0.98
 
 
 def test_the_same_embeddings_give_the_same_digest(large, approximate_dir, tmp_path):
-    assert build_index(large, tmp_path / "again").digest == open_artifact(approximate_dir, KIND).digest
+    assert build_index(large, tmp_path / "again").digest == open_artifact(find_generation(approximate_dir), KIND).digest
 
 
-def test_what_is_current_is_found_and_what_changed_is_not(small, other_vectors, exact_dir):
-    assert find_current(exact_dir, KIND, index_recipe(small)) is not None
-    assert find_current(exact_dir, KIND, index_recipe(small, IndexSpec("HNSW16"))) is None
-    assert find_current(exact_dir, KIND, index_recipe(small.take(np.arange(200)))) is None
-    assert index_recipe(other_vectors) != index_recipe(replace(small, digest=""))
+def test_what_is_current_is_reused_and_what_changed_is_not(small, other_vectors, tmp_path):
+    out = tmp_path / "index"
+    first = build_index(small, out)
+    assert build_or_reuse(small, out) == (first, True)
+    for changed, spec in ((small, IndexSpec("HNSW16")), (small.take(np.arange(200)), None), (other_vectors, None)):
+        manifest, reused = build_or_reuse(changed, out, spec=spec)
+        assert not reused
+        assert build_or_reuse(changed, out, spec=spec) == (manifest, True)
+    assert [each.number for each in IndexStore(out).generations()] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("factory", ["IVF16,Flat", "HNSW16", "OPQ4_16,IVF4,PQ4x4fs,RFlat", "SQ8", "IVF8,SQ8"])

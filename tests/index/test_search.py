@@ -14,7 +14,7 @@ from chextriev.encoder import Embeddings
 from chextriev.errors import CountMismatch, DamagedArtifact, InvalidSetting, InvalidValue, NotAnArtifact, OtherEncoder
 from chextriev.index.build import KIND, build_index
 from chextriev.index.exact import exact_search
-from chextriev.index.search import open_index
+from chextriev.index.search import find_generation, open_index
 
 
 def encoded(embeddings, rows, encoder_digest=None):
@@ -163,7 +163,8 @@ def test_wrong_queries_are_refused_in_words(small, exact_index, approximate_inde
 
 
 def forged(source, target, change):
-    """A copy of an index, changed, whose manifest agrees with the change."""
+    """A copy of the generation of an index, changed, whose manifest agrees with the change."""
+    source = find_generation(source)
     manifest = read_manifest(source, KIND)
     with publishing(target, KIND) as scratch:
         for name in manifest.files:
@@ -226,7 +227,7 @@ def other_settings(**settings):
             lambda scratch, recipe: (scratch / "ids.parquet").write_bytes(b"nothing") and None,
             "not an index of this package",
         ),
-        (other_settings(n=299), "300 rows, its manifest 299"),
+        (other_settings(n=299), "has not 299 rows, as its manifest says"),
         (other_settings(width=32), "its manifest 300 x 32"),
         (other_settings(spec={"factory": "Flat", "colour": "red"}), "colour"),
         (other_settings(spec={"factory": "Flat", "nprobe": "many"}), "not an index of this package"),
