@@ -1,6 +1,5 @@
 """Embeddings as rows of a Milvus collection: checked, converted, and inserted batch by batch."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy.typing as npt
 
 from chextriev.anatomy import Finding
 from chextriev.embedding_set import EmbeddingSet
-from chextriev.errors import InvalidValue
+from chextriev.errors import InvalidValue, MissingColumn
 from chextriev.hits import ImageId
 from chextriev.index.exact import unit_rows
 from chextriev.index.milvus_schema import (
@@ -17,7 +16,9 @@ from chextriev.index.milvus_schema import (
     INTEGER,
     MIXED,
     NUMBER,
+    TEXT,
     TEXT_BYTES,
+    TRUTH,
     VECTOR,
     Card,
     Column,
@@ -63,21 +64,37 @@ def _unknown(column: Column, count: int) -> npt.NDArray[Any]:
 
 
 def check_values(embeddings: EmbeddingSet, card: Card) -> None:
-    """Ids and columns are of the types of the collection, and texts no longer than Milvus takes."""
+    """Ids and columns are of the types of the collection, and no larger than Milvus takes.
+
+    Raises InvalidValue, and MissingColumn for a column that has no way to say that a value is unknown.
+    """
     own = card_of(embeddings, card.spec, card.device)
-    for name, kind, wanted in [("image_id", own.ids, card.ids)] + [
-        (name, column.kind, card.columns[name].kind) for name, column in own.columns.items()
-    ]:
-        if kind != wanted and wanted != MIXED:
+    values = {"image_id": embeddings.image_id, **text_columns(embeddings)}
+    kinds = {"image_id": own.ids, **{name: column.kind for name, column in own.columns.items()}}
+    for name, column in {"image_id": Column(ID, card.ids, 8), **card.columns}.items():
+        if name not in values:
+            if column.kind == TRUTH:
+                raise MissingColumn(f"column {name!r} is true or false for every radiograph; give it for these as well")
+        elif column.kind not in (MIXED, kinds[name]):
             raise InvalidValue(
-                f"column {name!r} holds values of kind {kind}, the collection {wanted}; make them the same"
+                f"column {name!r} holds values of kind {kinds[name]}, the collection {column.kind}; make them the same"
             )
-    texts: Mapping[str, npt.NDArray[Any]] = {"image_id": embeddings.image_id, **text_columns(embeddings)}
-    for name, values in texts.items():
-        limit = ID_BYTES if name == "image_id" else TEXT_BYTES
+        else:
+            _check_sizes(name, values[name], column)
+
+
+def _check_sizes(name: str, values: npt.NDArray[Any], column: Column) -> None:
+    if column.kind == TEXT:
+        limit = ID_BYTES if column.field == ID else TEXT_BYTES
         row = next((row for row, each in enumerate(values) if isinstance(each, str) and not _fits(each, limit)), None)
         if row is not None:
-            raise InvalidValue(f"column {name!r}, row {row}: the text has over {limit:,} bytes, or cannot be UTF-8")
+            raise InvalidValue(f"column {name!r}, row {row}: the text has over {limit:,} bytes, or is no UTF-8")
+    elif column.kind == INTEGER and len(values):
+        most = 2 ** (8 * column.bytes - 1)
+        if not -most <= int(values.min()) <= int(values.max()) < most:
+            raise InvalidValue(
+                f"column {name!r} has integers outside {-most:,} to {most - 1:,}, which the collection holds"
+            )
 
 
 def _fits(text: str, limit: int) -> bool:

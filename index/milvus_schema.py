@@ -16,6 +16,7 @@ from chextriev.errors import InvalidSetting, InvalidValue, NotAnArtifact
 from chextriev.index.spec import EXACT, EXACT_BELOW, IndexSpec
 from chextriev.optional import require
 
+_MIXED_KEY = "value"
 CARD = "chextriev"  # the property of a collection that holds its card
 SCHEMA = 1
 ID, VECTOR = "id", "vector"
@@ -121,9 +122,15 @@ def kind_of(values: npt.NDArray[Any]) -> str:
 
 
 def plain_values(values: npt.NDArray[Any], column: Column) -> list[Any]:
-    """A column as Milvus takes it. Text unknown is "", because not every Milvus has fields without a value."""
+    """A column as Milvus takes it.
+
+    Text unknown is "", because not every Milvus has fields without a value. A value of a mixed column is in an object,
+    because pymilvus takes a text for JSON already; what JSON does not have becomes text.
+    """
     if column.kind == TEXT:
         return ["" if _is_unknown(value) else str(value) for value in values]
+    if column.kind == MIXED:
+        return [json.loads(json.dumps({_MIXED_KEY: value}, default=str)) for value in values]
     return list(values.tolist())
 
 
@@ -131,6 +138,8 @@ def known(value: Any, column: Column) -> Any:
     """A value that Milvus gave back: None for a text that is unknown, and for what is no number."""
     if column.kind == TEXT:
         return value or None
+    if column.kind == MIXED:
+        return value[_MIXED_KEY]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
