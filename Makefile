@@ -24,6 +24,12 @@ $(STAMP)-dev: $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# Both Faiss packages bring the same files: without both removed first, one would take the other's along.
+$(STAMP)-gpu: $(STAMP)-dev
+	$(BIN)/pip uninstall --quiet --yes faiss-cpu faiss-gpu
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gpu-index]'
+	@touch $@
+
 env: $(STAMP)-dev ## build .venv with everything for development
 
 demo: $(STAMP) ## run the whole job on phantoms, or on DATA=<dir>; OUT=<dir> holds the results
@@ -38,7 +44,7 @@ test: $(STAMP)-dev lint types ## lint, type-check and run the fast tests
 test-all: $(STAMP)-dev ## run every test that needs no GPU
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not gpu'
 
-test-gpu: $(STAMP)-dev ## run the tests that need an NVIDIA GPU
+test-gpu: $(STAMP)-gpu ## run the tests that need an NVIDIA GPU
 	$(BIN)/pytest -m gpu
 
 lint: $(STAMP)-dev ## ruff: rules and format
@@ -59,8 +65,9 @@ bench: $(STAMP) ## measure speed, PERF_ANALYZER=<program> as well; JSON under ev
 	$(BIN)/chextriev bench serve --minutes 10 $(if $(PERF_ANALYZER),--perf-analyzer '$(PERF_ANALYZER)') \
 		--out eval/results/bench-serve.json --plot eval/results/bench-serve.svg
 
-bench-gpu: $(STAMP) ## measure the encoder on an NVIDIA GPU against torch on the same device
+bench-gpu: $(STAMP)-gpu ## measure the encoder and the index on an NVIDIA GPU
 	@mkdir -p eval/results
+	$(BIN)/chextriev bench index-gpu --out eval/results/bench-index-gpu.json
 	$(BIN)/chextriev bench encode --device cuda --out eval/results/bench-encode-gpu.json
 
 system-deps: ## install the Debian programs that some tests use (as root)
