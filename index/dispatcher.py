@@ -107,7 +107,7 @@ class Dispatcher:
 
     def _join(self, queries: npt.NDArray[Any], count: int, scan: Scan) -> tuple[Future[Answer], int]:
         """Put the queries into a batch that has not begun; its answer, and the line of the first of them in it."""
-        key = (count, *(id(value) if isinstance(value, np.ndarray) else value for value in vars(scan).values()))
+        key = (count, *map(_identity, vars(scan).values()))
         with self._lock:
             if self._closed:
                 raise ServerUnavailable("this index is closed and answers no more searches; open it again")
@@ -133,6 +133,13 @@ class Dispatcher:
                 del self._open[key]
             self._waiting -= batch.size
         return self._searcher.search(np.concatenate(batch.queries), batch.count, batch.scan)
+
+
+def _identity(value: Any) -> Any:
+    """Equal for equal settings, and for views of the same memory; a batch holds its arrays, so no address returns."""
+    if isinstance(value, np.ndarray):
+        return value.ctypes.data, value.shape, value.strides, value.dtype.str
+    return value
 
 
 def count_class(count: int) -> int:

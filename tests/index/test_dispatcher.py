@@ -130,6 +130,19 @@ def test_batches_have_an_end_and_do_not_mix(exact):
     assert (answers[-1][1] < 2_000).all()
 
 
+def test_views_of_one_array_are_the_same_scan(exact):
+    gated, rank, chosen = Gated(exact), np.arange(len(VECTORS) + 9), np.arange(len(VECTORS) + 9) % 2 == 0
+    own = slice(0, len(VECTORS))
+    calls = [(QUERIES[:3], 10, Scan(rank=rank[own], allowed=chosen[own])) for _ in range(5)]
+    calls.append((QUERIES[:3], 10, Scan(rank=rank[own].copy(), allowed=chosen[own])))
+    with Dispatcher(gated) as dispatcher, ThreadPoolExecutor(THREADS) as pool:
+        futures = queue_up(dispatcher, gated, pool, calls)
+        gated.release.set()
+        for future in futures[1:]:
+            assert_same(future.result(PATIENCE_S), exact.search(*calls[0]))
+    assert sorted(gated.sizes) == [1, 3, 15]
+
+
 def test_a_batch_larger_than_the_limit_is_searched_alone(exact):
     with Dispatcher(exact, max_batch=4, max_waiting=4) as dispatcher:
         assert_same(dispatcher.search(QUERIES[:50], 10), exact.search(QUERIES[:50], 10))
