@@ -18,7 +18,7 @@ from chextriev.artifacts import open_artifact
 from chextriev.errors import CountMismatch, DamagedArtifact, EmptySplit
 from chextriev.lazy_rows import LazyRows
 from chextriev.optional import require
-from chextriev.row_file import writing_rows
+from chextriev.row_file import map_array, writing_rows
 from chextriev.study_table import StudyTable
 
 KIND = "embeddings"
@@ -162,10 +162,7 @@ def read_embeddings(directory: str | Path) -> EmbeddingSet:
 
 def _read_regions(directory: Path) -> npt.NDArray[np.float16]:
     path = directory / REGIONS_FILE
-    try:
-        regions: npt.NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DamagedArtifact(f"{path} is not an array ({error!s:.200}); embed again with --regions") from error
-    if regions.dtype != np.float16 or not regions.flags.c_contiguous:
+    regions = map_array(path)
+    if regions.dtype != np.float16:
         raise DamagedArtifact(f"{path} holds {regions.dtype}, float16 is needed; embed again with --regions")
     return regions

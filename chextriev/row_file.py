@@ -1,5 +1,11 @@
-"""A `.npy` file that grows by rows while they are made."""
+"""`.npy` files: one that grows by rows while they are made, and one that is read only if it is just what numpy writes.
 
+numpy evaluates the header of a file as Python, so that what a stranger made of it ends in errors of the tokenizer, in
+warnings or in arrays of objects; here it must match to the letter.
+"""
+
+import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +13,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+
+from chextriev.errors import DamagedArtifact
+
+_MAGIC = b"\x93NUMPY\x01\x00"
+_HEADER_LIMIT = 256
+_HEADER = re.compile(
+    rb"\{'descr': '([|][biu]1|<[iuf][248])', 'fortran_order': False, 'shape': \(((?:[0-9]{1,15}, ?)*[0-9]{0,15})\), \} *\n"
+)
 
 
 @contextmanager
@@ -33,3 +47,31 @@ def _write_header(stream: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]
     """numpy leaves room for any number of rows, so that a header of more is as long."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)
+
+
+def map_array(path: Path) -> npt.NDArray[Any]:
+    """The array of a file of numbers as a read-only memory map. Raises DamagedArtifact where it is not a whole one."""
+    try:
+        with path.open("rb") as stream:
+            dtype, shape, offset = _read_header(stream.read(_HEADER_LIMIT), path)
+            stated, size = offset + dtype.itemsize * math.prod(shape), stream.seek(0, 2)
+    except OSError as error:
+        raise DamagedArtifact(f"{path} cannot be read ({error!s:.200}); make it again") from error
+    if stated != size:
+        raise DamagedArtifact(
+            f"{path} has {size:,} bytes; an array {dtype} {list(shape)} has {stated:,}: make it again"
+        )
+    if size == offset:
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", offset, shape)
+
+
+def _read_header(start: bytes, path: Path) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """Type, shape and where the numbers begin."""
+    first = len(_MAGIC) + 2
+    end = first + int.from_bytes(start[len(_MAGIC) : first], "little")
+    found = _HEADER.fullmatch(start[first:end])
+    if not start.startswith(_MAGIC) or len(start) < end or not found:
+        raise DamagedArtifact(f"{path} is not an array of numbers as numpy writes one; make it again")
+    shape = tuple(int(length) for length in found[2].split(b",") if length.strip())
+    return np.dtype(found[1].decode()), shape, end

@@ -27,6 +27,7 @@ from chextriev.index.region_scan import CENTRES, SCAN_ROWS, TERMS, Codes, slices
 from chextriev.index.region_scan import RegionCodes as RegionCodes
 from chextriev.optional import require
 from chextriev.progress import track
+from chextriev.row_file import map_array
 
 CODES_FILE = "region_codes.npy"
 DELTA_FILE = "region_codes_delta.npy"
@@ -115,17 +116,15 @@ def _load_codes(path: Path, shape: tuple[int, int, int]) -> Codes:
 
 
 def _load(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError) as error:
-        raise DamagedArtifact(f"{path} is not an array ({error!s:.200}); build the index again") from error
-    fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == len(shape)
+    array = map_array(path)
+    fits = array.dtype == dtype and array.ndim == len(shape)
     if not fits or any(wanted not in (None, found) for wanted, found in zip(shape, array.shape, strict=True)):
-        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "several arrays"
         needed = f"{dtype} {['any' if wanted is None else wanted for wanted in shape]}"
-        raise DamagedArtifact(f"{path} holds {found}, {needed} is needed; build the index again")
-    if not array.flags.c_contiguous or not array.size:
-        raise DamagedArtifact(f"{path} is empty or not in C order; build the index again")
+        raise DamagedArtifact(
+            f"{path} holds {array.dtype} {list(array.shape)}, {needed} is needed; build the index again"
+        )
+    if not array.size:
+        raise DamagedArtifact(f"{path} is empty; build the index again")
     return array
 
 

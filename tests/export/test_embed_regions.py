@@ -13,7 +13,6 @@ from chextriev.encoder import Embeddings, open_encoder
 from chextriev.errors import CountMismatch, InvalidSetting
 from chextriev.export.embed import embed_table
 from chextriev.lazy_rows import LazyRows
-from chextriev.row_file import writing_rows
 from chextriev.study_table import StudyTable
 from tests.export.tiny_bundle import TinyBundle
 from tests.tiny import write_tiny_table
@@ -104,20 +103,3 @@ def test_chosen_rows_are_read_when_asked_for(regions: TinyBundle, table: StudyTa
     with pytest.raises(CountMismatch, match=r"region vectors have shape \[12, 18, 32\]; \[3, 18, 'width'\] is needed"):
         replace(taken, region_vectors=whole.region_vectors)
     assert whole.take(rows[:0]).region_vectors.shape == (0, 18, 32)
-
-
-def test_a_file_of_rows_reads_as_numpy_wrote_it(tmp_path: Path) -> None:
-    rows = np.random.default_rng(0).standard_normal((1_234, 3, 2)).astype(np.float32)
-    with writing_rows(tmp_path / "grown.npy", (3, 2), np.float32) as append:
-        for start in range(0, len(rows), 100):
-            append(rows[start : start + 100])
-    np.save(tmp_path / "whole.npy", rows)
-    assert (tmp_path / "grown.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
-    with writing_rows(tmp_path / "none.npy", (3, 2), np.float32):
-        pass
-    assert np.load(tmp_path / "none.npy").shape == (0, 3, 2)
-    with (
-        pytest.raises(ValueError, match=r"rows of shape \[2, 3\] in an array of rows \[3, 2\]"),
-        writing_rows(tmp_path / "wrong.npy", (3, 2), np.float32) as append,
-    ):
-        append(np.zeros((5, 2, 3)))
