@@ -58,15 +58,26 @@ def peak_memory_bytes() -> int:
     Linux states it in /proc. `ru_maxrss` is for other systems: on Linux it begins with what the parent held when it
     started this process (execve takes it over), so a small child of a large parent seems large.
     """
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
+    stated = _status_bytes("VmHWM:")
+    if stated is not None:
+        return stated
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def memory_bytes() -> int:
+    """Resident memory of this process now; its peak where the system does not say."""
+    stated = _status_bytes("VmRSS:")
+    return peak_memory_bytes() if stated is None else stated
+
+
+def _status_bytes(label: str) -> int | None:
+    """What Linux says of this process under a label; None elsewhere."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(label)), None)
 
 
 def _processor() -> str:

@@ -110,11 +110,11 @@ ANY_GOAL = Goal()
 def choose_spec(n: int, width: int, goal: Goal = ANY_GOAL) -> IndexSpec:
     """Exact below 20,000 vectors, else inverted lists with 4-bit product codes and re-ranking in half precision.
 
-    About 2 sqrt(n) lists of which one in eight (at least 32) are searched until `tune` has measured how many the goal
-    takes, and a code for every 4 dimensions; product codes alone lose too much. Where the memory is too small for
-    this, vectors are kept in fewer bits. A recall of 1 takes exact search. Not chosen: graphs (HNSW), which need more
-    memory than the vectors alone, minutes to build, differ from one build to the next, and are slower at equal recall
-    in `chextriev bench index`. Raises InvalidSetting if nothing fits the memory.
+    About sqrt(n) lists, of which `tune` measures how many the goal takes: with more of them, finding the nearest lists
+    takes longer than reading these. A code for every 4 dimensions; product codes alone lose too much. Where the memory
+    is too small for this, vectors are kept in fewer bits. A recall of 1 takes exact search. Not chosen: graphs (HNSW),
+    which need more memory than the vectors alone, minutes to build, differ from one build to the next, and are slower
+    at equal recall in `chextriev bench index`. Raises InvalidSetting if nothing fits the memory.
     """
     candidates = [IndexSpec(each, nprobe=_first_nprobe(each), auto=True) for each in _candidates(n, width, goal)]
     for spec in candidates:
@@ -134,7 +134,7 @@ def _candidates(n: int, width: int, goal: Goal) -> list[str]:
         return [EXACT]
     if n < EXACT_BELOW:
         return [EXACT, *STORAGE]
-    nlist, parts = 2 ** round(math.log2(2 * math.sqrt(n))), _code_parts(width)
+    nlist, parts = 2 ** round(math.log2(math.sqrt(n))), _code_parts(width)
     if parts is None:
         return [f"IVF{nlist},{storage}" for storage in STORAGE]
     return [f"IVF{nlist},PQ{parts}x4fs,Refine({storage})" for storage in STORAGE]

@@ -35,10 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for part in (data, encode, serve):
         part.add_argument("--backbone", help="default: resnet50 for encode, efficientnet-lite0 for the others")
     _add(parts, "train", "training steps from cached features against running the backbone every step", _train)
-    index = _add(parts, "index", "approximate against exact search", _index)
-    index.add_argument("--vectors", type=int, default=50_000, metavar="N")
-    index.add_argument("--width", type=int, default=256)
-    index.add_argument("--spread", type=float, default=0.6, help="within a centre; that between centres is 1")
+    _configure_index(
+        _add(parts, "index", "approximate against exact search, and what each type of index takes", _index)
+    )
     systems = _add(parts, "systems", "train every system with several seeds and measure what it retrieves", _systems)
     systems.add_argument("--work", type=Path, default=Path("bench-systems"), help="folder of all that is made")
     systems.add_argument("--data", type=Path, help="a folder that `data prepare` accepts (default: phantoms, seed 0)")
@@ -48,6 +47,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     systems.add_argument("--backbone", default="efficientnet-lite0", help="default: %(default)s")
     systems.add_argument("--weights", help="of the backbone, as for `data features`")
     _add(parts, "eval", "search and metrics in arrays against a plain loop", _eval)
+    gpu = _add(parts, "index-gpu", "an index on NVIDIA GPUs against the same on the CPU", _index_gpu)
+    gpu.add_argument("--device", default="cuda", help="cuda, cuda:1 or several as cuda:0,1 (default: %(default)s)")
+    gpu.add_argument("--size", type=int, metavar="N", help="made-up vectors (default: 237000)")
+    gpu.add_argument("--width", type=int, help="of the vectors (default: 1024)")
 
 
 def _add(
@@ -108,10 +111,34 @@ def _train(_: argparse.Namespace) -> Content:
     return bench_train(TrainBenchSettings())
 
 
+def _configure_index(index: argparse.ArgumentParser) -> None:
+    index.add_argument("--sizes", nargs="+", type=int, metavar="N", help="made-up vectors (default: 1000 20000 237000)")
+    index.add_argument(
+        "--spreads", nargs="+", type=float, metavar="S", help="within a centre; that between centres is 1 (0.6 1.0)"
+    )
+    index.add_argument("--width", type=int, help="of made-up vectors (default: 1024)")
+    index.add_argument("--recall", type=float, metavar="R", help="ann_recall@10 asked of every type (default: 0.98)")
+    index.add_argument("--repeats", type=int, metavar="N", help="turns of each type; their median counts")
+    index.add_argument("--graph-up-to", type=int, metavar="N", help="vectors up to which a graph is built, in minutes")
+    index.add_argument("--vectors", type=Path, metavar="FOLDER", help="measure what `chextriev embed` wrote, too")
+    index.add_argument("--large", type=int, metavar="N", help="an index of so many as well, in a process of its own")
+    index.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against recall there, as SVG")
+
+
 def _index(options: argparse.Namespace) -> Content:
     from chextriev.index.bench import IndexBenchSettings, bench_index
+    from chextriev.index.bench.picture import draw_recall
 
-    return bench_index(IndexBenchSettings(n=options.vectors, width=options.width, spread=options.spread))
+    given: Content = {}
+    for name in ("sizes", "spreads", "width", "recall", "repeats", "graph_up_to", "vectors", "large"):
+        value = getattr(options, name)
+        if value is not None:
+            given[name] = tuple(value) if isinstance(value, list) else value
+    content = bench_index(IndexBenchSettings(**given))
+    if options.plot:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.plot, draw_recall(content))
+    return content
 
 
 def _systems(options: argparse.Namespace) -> Content:
@@ -135,6 +162,13 @@ def _eval(_: argparse.Namespace) -> Content:
     from chextriev.eval.bench import EvalBenchSettings, bench_eval
 
     return bench_eval(EvalBenchSettings())
+
+
+def _index_gpu(options: argparse.Namespace) -> Content:
+    from chextriev.index.bench.gpu import GpuBenchSettings, bench_gpu
+
+    given = {"n": options.size, "width": options.width}
+    return bench_gpu(GpuBenchSettings(options.device, **{name: value for name, value in given.items() if value}))
 
 
 def _lines(content: Content, prefix: str = "") -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from chextriev.anatomy import N_FINDINGS
 from chextriev.artifacts import Recipe, publishing, seal
 from chextriev.embedding_set import KIND, EmbeddingSet, read_embeddings, write_embedding_files
-from chextriev.index.bench import IndexBenchSettings, clustered_vectors
+from chextriev.index.bench import Mixture, clustered_vectors
 from chextriev.index.build import build_index
 from chextriev.index.search import open_index
 
@@ -76,7 +76,7 @@ def exact_index(exact_dir):
 @pytest.fixture(scope="session")
 def large():
     """20,400 clustered images: enough for the approximate path."""
-    return embedding_set(clustered_vectors(IndexBenchSettings(n=20_000, width=WIDTH, queries=400, centres=500)))
+    return embedding_set(clustered_vectors(Mixture(n=20_000, width=WIDTH, queries=400, centres=500)))
 
 
 @pytest.fixture(scope="session")

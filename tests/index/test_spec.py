@@ -27,10 +27,10 @@ def test_exact_below_twenty_thousand_said_in_words():
 @pytest.mark.parametrize(
     ("n", "width", "factory", "nprobe"),
     [
-        (20_000, 64, "IVF256,PQ16x4fs,Refine(SQfp16)", 32),
-        (237_000, 1024, "IVF1024,PQ256x4fs,Refine(SQfp16)", 128),
-        (1_000_000, 1024, "IVF2048,PQ256x4fs,Refine(SQfp16)", 256),
-        (50_000, 45, "IVF512,PQ15x4fs,Refine(SQfp16)", 64),
+        (20_000, 64, "IVF128,PQ16x4fs,Refine(SQfp16)", 32),
+        (237_000, 1024, "IVF512,PQ256x4fs,Refine(SQfp16)", 64),
+        (1_000_000, 1024, "IVF1024,PQ256x4fs,Refine(SQfp16)", 128),
+        (50_000, 45, "IVF256,PQ15x4fs,Refine(SQfp16)", 32),
     ],
 )
 def test_lists_grow_with_the_square_root(n, width, factory, nprobe):
@@ -41,7 +41,7 @@ def test_lists_grow_with_the_square_root(n, width, factory, nprobe):
 
 def test_a_prime_width_takes_lists_without_product_codes_and_says_why():
     spec = choose_spec(50_000, 257)
-    assert spec.factory == "IVF512,SQfp16"
+    assert spec.factory == "IVF256,SQfp16"
     assert "width of 257 does not divide" in spec.explain(50_000, 257)
 
 
@@ -83,16 +83,16 @@ def test_every_neighbour_takes_exact_search_at_any_size():
         (1_000, 2100, "SQfp16"),
         (1_000, 1100, "SQ8"),
         (1_000, 600, "SQ4"),
-        (237_000, 2300, "IVF1024,PQ256x4fs,Refine(SQfp16)"),
-        (237_000, 1300, "IVF1024,PQ256x4fs,Refine(SQ8)"),
-        (237_000, 700, "IVF1024,PQ256x4fs,Refine(SQ4)"),
+        (237_000, 2300, "IVF512,PQ256x4fs,Refine(SQfp16)"),
+        (237_000, 1300, "IVF512,PQ256x4fs,Refine(SQ8)"),
+        (237_000, 700, "IVF512,PQ256x4fs,Refine(SQ4)"),
     ],
 )
 def test_fewer_bits_where_the_memory_is_small(n, bytes_each, factory):
     spec = choose_spec(n, 1024, Goal(memory_bytes=n * bytes_each))
     assert spec.factory == factory
     assert resident_bytes(spec, n, 1024) <= n * bytes_each
-    if factory not in ("Flat", "IVF1024,PQ256x4fs,Refine(SQfp16)"):
+    if factory not in ("Flat", "IVF512,PQ256x4fs,Refine(SQfp16)"):
         assert "the memory allowed" in spec.explain(n, 1024)
 
 

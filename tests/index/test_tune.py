@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from chextriev.errors import CountMismatch
-from chextriev.index.bench import IndexBenchSettings, clustered_vectors
+from chextriev.index.bench import Mixture, clustered_vectors
 from chextriev.index.exact import exact_search
 from chextriev.index.spec import Goal, IndexSpec, n_lists
 from chextriev.index.tune import least_recall, overlap, scan_cost, tune
@@ -15,7 +15,7 @@ N, WIDTH, K = 6_000, 32, 10
 
 @pytest.fixture(scope="module")
 def made():
-    return clustered_vectors(IndexBenchSettings(n=N, width=WIDTH, queries=200, centres=600, spread=1.0))
+    return clustered_vectors(Mixture(n=N, width=WIDTH, queries=200, centres=600, spread=1.0))
 
 
 @pytest.fixture(scope="module")
