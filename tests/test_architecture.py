@@ -21,6 +21,8 @@ HOME_OF = {
     "torch": {"train", "export"},
     "pytorch_lightning": {"train"},
     "faiss": {"index"},
+    "pymilvus": {"index"},
+    "milvus_lite": {"index"},
     "tritonclient": {"serving"},
     "onnxruntime": {"export"},
     "onnx": {"export"},

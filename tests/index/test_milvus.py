@@ -4,6 +4,7 @@ import logging
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from chextriev.errors import (
     ServerUnavailable,
     UnknownCollection,
 )
+from chextriev.index import milvus_rows, milvus_search
 from chextriev.index.filters import read_filters
 from chextriev.index.milvus import build_collection, drop_collection, open_collection
 from chextriev.index.milvus_filter import expression, literal
@@ -236,6 +238,28 @@ def test_additions_have_the_types_of_the_collection(small, tmp_path):
         assert len(index) == 290
         assert index.add(changed(count=np.full(10, 100))) == 10
         assert len(index) == 300
+
+
+def test_small_batches_change_nothing(small, uri, built, tmp_path, monkeypatch):
+    with open_collection(uri, "small") as index:
+        whole = index.search(encoded(small, np.arange(30)), 5)
+    monkeypatch.setattr(milvus_rows, "BATCH_BYTES", 40_000)
+    monkeypatch.setattr(milvus_search, "PAGE_BYTES", 60_000)
+    monkeypatch.setattr(milvus_search, "IDS_AT_ONCE", 7)
+    monkeypatch.setattr(milvus_search, "SLACK", 1)
+    other = str(tmp_path / "x.db")
+    build_collection(small, other, "small", IndexSpec("Flat"))
+    with open_collection(other, "small") as index:
+        assert len(index) == 300
+        assert index.search(encoded(small, np.arange(30)), 5) == whole
+
+
+def test_threads_get_the_answers_of_one(small, uri, built):
+    calls = [(encoded(small, np.arange(start, start + 4)), 1 + start % 5) for start in range(0, 80, 4)]
+    with open_collection(uri, "small") as index:
+        alone = [index.search(queries, k) for queries, k in calls]
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda call: index.search(*call), calls)) == alone
 
 
 def test_regions_need_an_index_on_this_machine(small, uri, built):
