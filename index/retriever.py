@@ -16,24 +16,35 @@ from chextriev.index.filters import Filter, Where, read_filters
 Ids = Sequence[ImageId | None]
 
 
-class SearchOptions(TypedDict, total=False):
-    """What may be said with a search.
+class Ranking(TypedDict, total=False):
+    """What to find, and how.
 
-    image_ids, patient_ids: of the queries [Q], None where unknown; these images and patients are left out of the
-    results. A patient not given is looked up by the image id. where: conditions on the radiographs to find, such as
-    ["view = PA", "age >= 40", "finding = pneumonia"], all of which must be met (see `filters`). nprobe: inverted lists
-    to look into, in place of the index's own. exact: compare with every vector, whatever the index is made for.
-    regions: rank by these regions only, with these weights; the queries are `Embeddings` with region vectors.
-    candidates: with regions, rank only so many of the nearest by embedding (re-ranking) instead of all.
+    where: conditions on the radiographs to find, such as ["view = PA", "age >= 40", "finding = pneumonia"], all of
+    which must be met (see `filters`). nprobe: inverted lists to look into, in place of the index's own. exact: compare
+    with every vector, whatever the index is made for. regions: rank by these regions only, with these weights; the
+    queries are `Embeddings` with region vectors. candidates: with regions, rank only so many of the nearest by
+    embedding (re-ranking) instead of all.
     """
 
-    image_ids: Ids | None
-    patient_ids: Ids | None
     where: str | Where
     nprobe: int | None
     exact: bool
     regions: Mapping[str, float] | None
     candidates: int | None
+
+
+class SearchOptions(Ranking, total=False):
+    """What may be said with a search.
+
+    image_ids, patient_ids: of the queries [Q], None where unknown; these images and patients are left out of the
+    results. A patient not given is looked up by the image id.
+    """
+
+    image_ids: Ids | None
+    patient_ids: Ids | None
+
+
+_OPTIONS = SearchOptions.__optional_keys__
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +105,9 @@ def read_request(
     retriever: Retriever, queries: Embeddings | npt.NDArray[Any], k: int, options: SearchOptions
 ) -> Request:
     """The options checked. Raises InvalidSetting, CountMismatch, UnknownRegion, OtherEncoder."""
-    unknown = sorted(set(options) - set(SearchOptions.__annotations__))
+    unknown = sorted(set(options) - _OPTIONS)
     if unknown:
-        allowed = ", ".join(SearchOptions.__annotations__)
+        allowed = ", ".join(sorted(_OPTIONS))
         raise InvalidSetting(f"search has no option {unknown[0]!r}; choose from {allowed}")
     image_ids, region_vectors = options.get("image_ids"), None
     if isinstance(queries, Embeddings):

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from chextriev.encoder import Embeddings
 from chextriev.errors import InvalidSetting, ServerUnavailable, ServingError
@@ -24,7 +24,7 @@ from chextriev.serving.client.transport import AsyncTransport, ModelDescription
 from chextriev.serving.wire import ensemble_name, index_name
 
 if TYPE_CHECKING:
-    from chextriev.index.search import Index
+    from chextriev.index.retriever import Ranking, Retriever
 
 Result = TypeVar("Result")
 Sources = Iterable[Source] | AsyncIterable[Source]
@@ -41,7 +41,7 @@ class AsyncClient:
         address: str | AsyncTransport,
         *,
         system: str = "v6",
-        index: "str | Path | Index | None" = None,
+        index: "str | Path | Retriever | None" = None,
         deadline: Deadline | None = None,
         connection: Connection | None = None,
     ) -> None:
@@ -79,10 +79,16 @@ class AsyncClient:
         return answers.findings_of(await self.embed(source, deadline=deadline))
 
     async def search(
-        self, source: Source, k: int = 10, *, patient_id: str | None = None, deadline: Deadline | None = None
+        self,
+        source: Source,
+        k: int = 10,
+        *,
+        patient_id: str | None = None,
+        deadline: Deadline | None = None,
+        **ranking: "Unpack[Ranking]",
     ) -> list[Hit]:
         """The k most similar radiographs of the index; see `Client.search`."""
-        return (await self.search_each([source], k, patient_ids=[patient_id], deadline=deadline))[0]
+        return (await self.search_each([source], k, patient_ids=[patient_id], deadline=deadline, **ranking))[0]
 
     async def search_each(
         self,
@@ -91,6 +97,7 @@ class AsyncClient:
         *,
         patient_ids: Sequence[str | None] | None = None,
         deadline: Deadline | None = None,
+        **ranking: "Unpack[Ranking]",
     ) -> list[list[Hit]]:
         """`search` of several radiographs. patient_ids: one for each, None where unknown."""
         patients, countdown = search.check_query(k, len(sources), patient_ids), self._start(deadline)
@@ -100,7 +107,8 @@ class AsyncClient:
         if self._index is not None:
             self._index.check_encoder(digest)
             queries = await self._embed(sources, countdown)
-            return await asyncio.to_thread(self._index.search, queries, k, patient_ids=patients)
+            return await asyncio.to_thread(self._index.search, queries, k, patient_ids=patients, **ranking)
+        search.check_served(ranking)
         search.check_same_encoder(digest, await self._describe(index_name(self.system), countdown))
         return await self._search_served(await self._embed(sources, countdown), k, patients, countdown)
 

@@ -6,7 +6,7 @@ from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from chextriev.ahead import map_ahead
 from chextriev.encoder import Embeddings
@@ -25,7 +25,7 @@ from chextriev.serving.client.transport import ModelDescription, Transport
 from chextriev.serving.wire import ensemble_name, index_name
 
 if TYPE_CHECKING:
-    from chextriev.index.search import Index
+    from chextriev.index.retriever import Ranking, Retriever
 
 Result = TypeVar("Result")
 
@@ -45,7 +45,7 @@ class Client:
         address: str | Transport,
         *,
         system: str = "v6",
-        index: "str | Path | Index | None" = None,
+        index: "str | Path | Retriever | None" = None,
         deadline: Deadline | None = None,
         connection: Connection | None = None,
     ) -> None:
@@ -83,14 +83,21 @@ class Client:
         return answers.findings_of(self.embed(source, deadline=deadline))
 
     def search(
-        self, source: Source, k: int = 10, *, patient_id: str | None = None, deadline: Deadline | None = None
+        self,
+        source: Source,
+        k: int = 10,
+        *,
+        patient_id: str | None = None,
+        deadline: Deadline | None = None,
+        **ranking: "Unpack[Ranking]",
     ) -> list[Hit]:
         """The k most similar radiographs of the index, best first, without the query and its patient.
 
-        patient_id: of the query, where it is not in the index itself. A served index is told the ids. OtherEncoder,
-        before anything is encoded or searched, where the index is not of the server's encoder.
+        patient_id: of the query, where it is not in the index itself. ranking: filters and more, for an index on this
+        machine (see `index.retriever.Ranking`), such as where=["view = PA"]. A served index is told the ids.
+        OtherEncoder, before anything is encoded or searched, where the index is not of the server's encoder.
         """
-        return self.search_each([source], k, patient_ids=[patient_id], deadline=deadline)[0]
+        return self.search_each([source], k, patient_ids=[patient_id], deadline=deadline, **ranking)[0]
 
     def search_each(
         self,
@@ -99,6 +106,7 @@ class Client:
         *,
         patient_ids: Sequence[str | None] | None = None,
         deadline: Deadline | None = None,
+        **ranking: "Unpack[Ranking]",
     ) -> list[list[Hit]]:
         """`search` of several radiographs. patient_ids: one for each, None where unknown."""
         patients, countdown = search.check_query(k, len(sources), patient_ids), self._start(deadline)
@@ -108,7 +116,8 @@ class Client:
         if self._index is not None:
             self._index.check_encoder(digest)
             queries = self._embed(map(as_file, sources), countdown)
-            return self._index.search(queries, k, patient_ids=patients)
+            return self._index.search(queries, k, patient_ids=patients, **ranking)
+        search.check_served(ranking)
         search.check_same_encoder(digest, self._describe(index_name(self.system), countdown))
         queries = self._embed(map(as_file, sources), countdown)
         return self._search_served(queries, k, patients, countdown)

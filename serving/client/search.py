@@ -16,7 +16,7 @@ from chextriev.serving.client.transport import Call, ModelDescription, Tensors
 from chextriev.serving.wire import HITS, IMAGE_IDS, MAX_BATCH, MAX_HITS, PATIENT_IDS, VECTORS, K
 
 if TYPE_CHECKING:
-    from chextriev.index.search import Index
+    from chextriev.index.retriever import Ranking, Retriever
 
 SERVED = "served"
 """In place of an index directory: the model `index_<system>` of the same server."""
@@ -24,7 +24,7 @@ SERVED = "served"
 Ids = Sequence[str | None]
 
 
-def open_local(index: "str | Path | Index | None") -> "Index | None":
+def open_local(index: "str | Path | Retriever | None") -> "Retriever | None":
     """An index directory, opened; None for a served one or none. MissingDependency names the extra `index`."""
     if index is None or index == SERVED:
         return None
@@ -43,6 +43,15 @@ def check_query(k: int, count: int, patient_ids: Ids | None) -> list[str | None]
     if len(patients) != count:
         raise CountMismatch(f"{len(patients)} patient_ids beside {count} queries; give one to each, None where unknown")
     return patients
+
+
+def check_served(ranking: "Ranking") -> None:
+    """InvalidSetting for what a served index is not asked."""
+    if ranking:
+        raise InvalidSetting(
+            f"a served index takes no {', '.join(sorted(ranking))}; open the client with index=DIRECTORY, the index on"
+            " this machine, or leave that out"
+        )
 
 
 def no_index() -> InvalidSetting:
