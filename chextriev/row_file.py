@@ -19,7 +19,8 @@ from chextriev.errors import DamagedArtifact
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER_LIMIT = 256
 _HEADER = re.compile(
-    rb"\{'descr': '([|][biu]1|<[iuf][248])', 'fortran_order': False, 'shape': \(((?:[0-9]{1,15}, ?)*[0-9]{0,15})\), \} *\n"
+    rb"\{'descr': '([|][biu]1|<[iuf][248])', 'fortran_order': False,"
+    rb" 'shape': \(((?:[0-9]{1,15}, ?)*[0-9]{0,15})\), \} *\n"
 )
 
 

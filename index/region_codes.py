@@ -169,7 +169,7 @@ def _directions(unit: Vectors, mean: Vectors) -> tuple[Vectors, Vectors]:
     """How vectors differ from the mean: directions [n, D] of length 1, zero where they do not, and lengths [n]."""
     rest = unit - mean
     lengths = np.linalg.norm(rest, axis=1)
-    return rest / np.where(lengths > 0, lengths, 1)[:, None], lengths
+    return np.asarray(rest / np.where(lengths > 0, lengths, 1)[:, None], np.float32), lengths
 
 
 def _encode(unit: Vectors, codebook: Vectors) -> Codes:

@@ -19,6 +19,8 @@ TERMS = 8
 """Bytes of a code after those of its parts: length and offset, two float32, little-endian."""
 
 SCAN_ROWS = 65_536
+"""Scores made at once, which with what they are made of stay in the processor's caches."""
+
 SCAN_QUERIES = 16
 
 Codes = npt.NDArray[np.uint8]
@@ -113,9 +115,9 @@ class RegionCodes:
 
     def _scan(self, tables: "Mapping[Region, _Table]") -> Iterator[tuple[int, Scores]]:
         """First row and scores [Q, n] of block after block."""
-        first = 0
+        first, queries = 0, len(next(iter(tables.values())).parts)
         for block in self._blocks:
-            for piece in slices(block.shape[2], SCAN_ROWS):
+            for piece in slices(block.shape[2], max(1, SCAN_ROWS // queries)):
                 yield first + piece.start, _sums(tables, {region: block[region, :, piece] for region in tables})
             first += block.shape[2]
 
@@ -138,10 +140,10 @@ def _within(rows: Rows, count: int) -> bool:
 def _shares(weights: Weights) -> dict[Region, float]:
     """The weights in the order of regions, of sum 1."""
     if not weights or not all(np.isfinite(weight) and weight > 0 for weight in weights.values()):
-        given = {Region(region).label: weight for region, weight in weights.items()}
+        given = {region.label: weight for region, weight in weights.items()}
         raise InvalidSetting(f"regions = {given}; give at least one region, each with a positive weight")
     total = sum(weights[region] for region in sorted(weights))
-    return {Region(region): weights[region] / total for region in sorted(weights)}
+    return {region: weights[region] / total for region in sorted(weights)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,11 +181,14 @@ def _table(unit: Vectors, codebook: Vectors, share: float) -> _Table:
 def _sums(tables: Mapping[Region, _Table], codes: Mapping[Region, Codes]) -> Scores:
     """Scores [Q, n] float32 of codes [parts + 8, n], each added up in the same order wherever it stands."""
     queries, rows = len(next(iter(tables.values())).parts), next(iter(codes.values())).shape[1]
-    total = np.zeros((queries, rows), np.float32)
+    total, along, added = (np.zeros((queries, rows), np.float32) for _ in range(3))
+    index = np.empty(rows, np.intp)
     for region, table in tables.items():
-        along = np.zeros((queries, rows), np.float32)
+        along[:] = 0
         for part, numbers in enumerate(codes[region][:-TERMS]):
-            along += table.parts[:, part].take(numbers, axis=1, mode="clip")
+            index[:] = numbers
+            table.parts[:, part].take(index, axis=1, out=added, mode="clip")
+            along += added
         length, offset = terms(codes[region])
         along *= length
         along += offset * table.share

@@ -51,7 +51,7 @@ def test_changed_headers_are_refused_or_say_the_same(tmp_path: Path) -> None:
     array = np.arange(270, dtype=np.uint8).reshape(18, 3, 5)
     np.save(path, array)
     whole, marks, refused = path.read_bytes(), b"()[]{}'\"\\,: \n\t#0123456789TF<>|uf-\x00\xff", 0
-    for _ in range(3_000):
+    for _ in range(600):
         content = bytearray(whole)
         for _ in range(dice.choice([1, 1, 3])):
             at = dice.randrange(128)
@@ -64,7 +64,7 @@ def test_changed_headers_are_refused_or_say_the_same(tmp_path: Path) -> None:
             refused += 1
         else:
             assert found.nbytes == array.nbytes
-    assert refused > 2_500
+    assert refused > 500
     path.write_bytes(whole[:-1])
     with pytest.raises(DamagedArtifact, match=r"has 397 bytes; an array uint8 \[18, 3, 5\] has 398"):
         map_array(path)
