@@ -77,6 +77,13 @@ class MilvusIndex:
         """Raise OtherEncoder unless `digest` is of the encoder that this collection was built with."""
         check_same_encoder(digest, self.encoder_digest)
 
+    def holds(self, image_id: ImageId | None, patient_id: str | None = None) -> bool:
+        """Whether it has this image, or any of this patient."""
+        if image_id is not None and any(self.collection.held([image_id])):
+            return True
+        where = one_of("patient_id", [patient_id or ""])
+        return bool(patient_id) and self.collection.query(where, ["count(*)"])[0]["count(*)"] > 0
+
     def search(
         self, queries: Embeddings | npt.NDArray[Any], k: int = 10, **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:

@@ -92,6 +92,9 @@ class Retriever(Protocol):
     def check_encoder(self, digest: str) -> None:
         """Raise OtherEncoder unless `digest` is of the encoder whose vectors it holds."""
 
+    def holds(self, image_id: ImageId | None, patient_id: str | None = None) -> bool:
+        """Whether it has this image, or any of this patient."""
+
     def search(
         self, queries: Embeddings | npt.NDArray[Any], k: int = 10, **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:

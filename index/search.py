@@ -62,6 +62,10 @@ class Index:
         """Raise OtherEncoder unless `digest` is of the encoder that this index was built with."""
         check_same_encoder(digest, self.encoder_digest)
 
+    def holds(self, image_id: ImageId | None, patient_id: str | None = None) -> bool:
+        """Whether it has this image, or any of this patient."""
+        return image_id in self._row_of or patient_id in self._code_of
+
     def reloaded(self) -> "Index":
         """The index as it is published now: this very one if nothing has changed."""
         store = IndexStore(self.directory)
@@ -158,7 +162,7 @@ class Index:
     def _hit(self, row: int, score: float) -> Hit:
         column = {name: values[row] for name, values in self.columns.items()}
         present = np.flatnonzero(column["findings"] == 1)
-        hashed = self.manifest.recipe.settings["spec"]["metric"] == HAMMING
+        hashed = self.generation.main.spec.metric == HAMMING
         age = column.get("age")
         return Hit(
             image_id=_plain(column["image_id"]),

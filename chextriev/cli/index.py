@@ -5,12 +5,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chextriev.cli.index_backend import (
+    add_backend_options,
+    as_ids,
+    milvus_token,
+    opened,
+    opened_collection,
+    uses_milvus,
+)
 from chextriev.cli.output import add_action, emit, hit_as_json
 from chextriev.errors import InvalidSetting, OutputExists
 
 if TYPE_CHECKING:
     from chextriev.artifacts import Manifest
+    from chextriev.embedding_set import EmbeddingSet
     from chextriev.index.build import BuildSettings
+    from chextriev.index.milvus import MilvusIndex
     from chextriev.index.search import Hit
     from chextriev.index.store import Published
     from chextriev.index.vectors_file import VectorFiles
@@ -47,6 +57,8 @@ def _add(actions: Any, name: str, purpose: str, run: Callable[[argparse.Namespac
     parser = add_action(actions, name, purpose, run)
     if name != "build":
         parser.add_argument("index", type=Path, metavar="INDEX", help="directory of the index")
+    if name in ("build", "search", "add", "remove", "info"):
+        add_backend_options(parser)
     return parser
 
 
@@ -97,11 +109,23 @@ def _build(options: argparse.Namespace) -> None:
     from chextriev.index.vectors_file import read_source
 
     source = read_source(_files(options))
+    if uses_milvus(options):
+        _build_collection(options, source)
+        return
     manifest, reused = build_or_reuse(source, options.out, settings=_settings(options))
     recall = [f"{name} {value:.3f}" for name, value in manifest.facts.items() if name.startswith("ann_recall")]
     text = "; ".join([f"{len(source):,} vectors of width {manifest.facts['width']}", manifest.facts["spec"], *recall])
     text = f"index: {options.out}: {text}{' (unchanged, reused)' if reused else ''}"
     emit(options, text, {"out": str(options.out), "digest": manifest.digest, "reused": reused, **manifest.facts})
+
+
+def _build_collection(options: argparse.Namespace, source: "EmbeddingSet") -> None:
+    from chextriev.index.milvus import build_collection
+
+    spec = _settings(options).spec
+    made = build_collection(source, options.uri, str(options.out), spec, token=milvus_token())
+    text = f"collection {made['collection']} at {made['address']}: {made['n']:,} vectors, {made['index_type']}"
+    emit(options, text, made)
 
 
 def _settings(options: argparse.Namespace) -> "BuildSettings":
@@ -132,20 +156,16 @@ def _files(options: argparse.Namespace) -> "VectorFiles":
 
 
 def _search(options: argparse.Namespace) -> None:
-    from chextriev.index.search import open_index
     from chextriev.index.vectors_file import read_id_file, read_vectors
 
     if options.out is not None and options.out.exists():
         raise OutputExists(f"{options.out} exists; choose another output or move it away")
     ids = None if options.ids is None else read_id_file(options.ids).tolist()
-    found = open_index(options.index).search(
-        read_vectors(options.vectors),
-        options.k,
-        image_ids=ids,
-        where=options.where,
-        nprobe=options.nprobe,
-        exact=options.exact,
-    )
+    queries = read_vectors(options.vectors)
+    with opened(options) as index:
+        found = index.search(
+            queries, options.k, image_ids=ids, where=options.where, nprobe=options.nprobe, exact=options.exact
+        )
     if options.out is not None:
         from chextriev.index.results import write_results
 
@@ -166,6 +186,10 @@ def _add_vectors(options: argparse.Namespace) -> None:
     from chextriev.index.vectors_file import read_source
 
     source = read_source(_files(options))
+    if uses_milvus(options):
+        with opened_collection(options) as collection:
+            _say_collection(options, f"added {collection.add(source):,} radiographs", collection)
+        return
     _say(options, f"added {len(source):,} radiographs", add(options.index, source))
 
 
@@ -174,19 +198,20 @@ def _remove(options: argparse.Namespace) -> None:
     from chextriev.index.search import open_index
     from chextriev.index.vectors_file import read_id_file
 
-    ids = list(options.image_ids)
-    if open_index(options.index).columns["image_id"].dtype.kind == "i":
-        ids = [_integer(each) for each in ids]
-    if options.ids:
-        ids += read_id_file(options.ids).tolist()
+    listed = read_id_file(options.ids).tolist() if options.ids else []
+    if uses_milvus(options):
+        with opened_collection(options) as collection:
+            ids = as_ids(options.image_ids, collection.collection.card.ids) + listed
+            _say_collection(options, f"removed {collection.remove(ids):,} radiographs", collection)
+        return
+    integers = open_index(options.index).columns["image_id"].dtype.kind == "i"
+    ids = as_ids(options.image_ids, "integer" if integers else "text") + listed
     _say(options, f"removed {len(set(ids)):,} radiographs", remove(options.index, ids))
 
 
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidSetting(f"image id {text!r:.80}; the ids of this index are integers") from None
+def _say_collection(options: argparse.Namespace, text: str, collection: "MilvusIndex") -> None:
+    said = collection.info()
+    emit(options, f"{text}: collection {said['collection']} holds {said['n']:,}", said)
 
 
 def _compact(options: argparse.Namespace) -> None:
@@ -211,6 +236,11 @@ def _say(options: argparse.Namespace, text: str, manifest: "Manifest") -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
+    if uses_milvus(options):
+        with opened_collection(options) as collection:
+            said = collection.info()
+        emit(options, "\n".join(f"{name}: {value}" for name, value in said.items()), said)
+        return
     from chextriev.index.info import describe_index
 
     content = describe_index(options.index)

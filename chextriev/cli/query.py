@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from chextriev.cli.encoders import add_encoder_options, open_chosen
+from chextriev.cli.index_backend import add_backend_options, opened
 from chextriev.cli.output import emit, finish_parser, hit_as_json
 from chextriev.errors import InvalidSetting
 
@@ -12,6 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a JPEG or PNG file")
     parser.add_argument("--index", type=Path, required=True)
+    add_backend_options(parser)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--boxes", type=Path, required=True, help="JSON {region: [x1, y1, x2, y2]}, or a regions.csv")
     parser.add_argument("-k", type=int, default=10, help="how many cases (default: 10)")
@@ -36,21 +38,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _query(options: argparse.Namespace) -> None:
-    from chextriev.index.search import open_index
     from chextriev.radiograph import read_radiograph
 
-    index = open_index(options.index)
     radiograph = read_radiograph(options.image, options.boxes, image_id=options.image_id)
-    embeddings = open_chosen(options).encode([radiograph])
-    patients = [options.patient_id] if options.patient_id else None
     regions = dict(map(_weighted, options.region)) or None
-    (hits,) = index.search(embeddings, options.k, patient_ids=patients, where=options.where, regions=regions)
+    patients = [options.patient_id] if options.patient_id else None
+    with opened(options) as index:
+        embeddings = open_chosen(options).encode([radiograph])
+        (hits,) = index.search(embeddings, options.k, patient_ids=patients, where=options.where, regions=regions)
+        known = index.holds(radiograph.image_id, options.patient_id)
     head = f"{radiograph.image_id}: {len(hits)} most similar cases (rank, cosine, image, findings)"
     lines = [
         f"{rank:3}  {hit.score:.3f}  {hit.image_id}  {', '.join(hit.findings) or 'no finding'}"
         for rank, hit in enumerate(hits, start=1)
     ]
-    known = radiograph.image_id in index.columns["image_id"] or options.patient_id in index.columns["patient_id"]
     remark = "" if known else "neither this image nor its patient is in the index, so nothing was left out"
     content = {"query": radiograph.image_id, "hits": [hit_as_json(hit) for hit in hits], "remark": remark}
     emit(options, "\n".join([head, *lines, *([remark] if remark else [])]), content)
