@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from chextriev.errors import DamagedArtifact
+from chextriev.index.faiss_structure import check_hash_structure, check_structure
 from chextriev.optional import require
 
 faiss = require("faiss", extra="index")
@@ -53,6 +54,7 @@ def read_vectors(stream: BinaryIO, shape: tuple[int, int]) -> Any:
     index = _read(stream, faiss.read_index)
     if (index.ntotal, index.d) != shape or not index.is_trained:
         raise DamagedArtifact(f"{name} holds {index.ntotal} x {index.d} vectors, not {shape[0]} x {shape[1]}")
+    check_structure(index, name)
     return index
 
 
@@ -71,6 +73,7 @@ def read_codes(stream: BinaryIO, shape: tuple[int, int]) -> Any:
     index = _read(stream, faiss.read_index_binary)
     if (index.ntotal, index.d) != shape or not index.is_trained:
         raise DamagedArtifact(f"{name} holds {index.ntotal} codes of {index.d} bits, not {shape[0]} of {shape[1]}")
+    check_hash_structure(index, name)
     return index
 
 
@@ -79,7 +82,7 @@ def _read(stream: BinaryIO, read: Any) -> Any:
     with _limited(os.fstat(stream.fileno()).st_size):
         try:
             return read(faiss.PyCallbackIOReader(stream.read, _READ_BYTES))
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise DamagedArtifact(
                 f"{stream.name}: Faiss cannot read it ({reason(error)}); build the index again"
             ) from error
@@ -87,17 +90,19 @@ def _read(stream: BinaryIO, read: Any) -> Any:
 
 @contextmanager
 def _limited(size: int) -> Iterator[None]:
-    """No array that Faiss reads is larger than its file."""
+    """No array that Faiss reads is larger than its file, and no list longer."""
     with _READING:
-        limit = faiss.get_deserialization_vector_byte_limit()
+        limit, loops = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
         faiss.set_deserialization_vector_byte_limit(size)
+        faiss.set_deserialization_loop_limit(size)
         try:
             yield
         finally:
             faiss.set_deserialization_vector_byte_limit(limit)
+            faiss.set_deserialization_loop_limit(loops)
 
 
-def reason(error: RuntimeError) -> str:
+def reason(error: Exception) -> str:
     """What Faiss says, without where in its source it says so."""
     text = str(error)
     for mark in ("failed: ", "Error: ", ".cpp:"):

@@ -1,5 +1,6 @@
 """Conditions on the columns of an index: which radiographs a search may find."""
 
+import csv
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -52,7 +53,7 @@ class Filter:
                 Finding.from_label(value)
 
     def __str__(self) -> str:
-        return f"{self.column} {self.operator} {', '.join(self.values)}"
+        return f"{self.column} {self.operator} {', '.join(map(_quoted, self.values))}"
 
     def number(self, value: str | None = None) -> float:
         """A value as a finite number."""
@@ -70,7 +71,10 @@ Where = Iterable[str | Filter]
 
 
 def parse_filter(text: str) -> Filter:
-    """A condition as a person writes it: 'view = PA', 'sex != M', 'age >= 40', 'finding = pneumothorax, pneumonia'."""
+    """A condition as a person writes it: 'view = PA', 'age >= 40', 'finding = pneumonia, pneumothorax'.
+
+    A value with a comma stands in double quotes: 'site = "Ward 1, North"'.
+    """
     found = _CONDITION.fullmatch(text)
     if not found:
         raise InvalidSetting(
@@ -78,7 +82,12 @@ def parse_filter(text: str) -> Filter:
             " 'finding = pneumothorax, pneumonia'"
         )
     column, sign, values = found.groups()
-    return Filter(column, sign, tuple(value.strip() for value in values.split(",")))
+    (listed,) = csv.reader([values], skipinitialspace=True) if values else ([""],)
+    return Filter(column, sign, tuple(value.strip() for value in listed))
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace('"', '""') + '"' if re.search('[,"]', value) else value
 
 
 def read_filters(where: str | Where) -> tuple[Filter, ...]:
@@ -110,13 +119,26 @@ def _meets(condition: Filter, columns: Mapping[str, npt.NDArray[Any]]) -> npt.ND
     column = columns[condition.column]
     if column.dtype.kind in "iuf":
         return _meets_number(condition, column)
-    if column.dtype.kind == "b":
-        column = np.where(column, "true", "false").astype(object)
     if condition.operator in NUMBERS:
         raise InvalidSetting(f"filter '{condition}': column {condition.column!r} holds words; use = or !=")
-    same = np.isin(column.astype(str), condition.values)
-    known = np.array([value is not None for value in column], np.bool_)
+    words = [_word(value) for value in column.tolist()]
+    same = np.array([word in condition.values for word in words], np.bool_)
+    known = np.array([word is not None for word in words], np.bool_)
     return known & (same if condition.operator == "=" else ~same)
+
+
+def _word(value: Any) -> str | None:
+    """A value of a column of words as a condition writes it, None where it is unknown."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return None if value is None or value != value else str(value)
+
+
+def _as_number(condition: Filter, value: str, column: npt.NDArray[Any]) -> int | float:
+    """A value of a condition; an integer beside integers, as a float has 53 bits and an id 64."""
+    if column.dtype.kind in "iu" and re.fullmatch(r"[+-]?\d{1,19}", value) and abs(int(value)) < 2**63:
+        return int(value)
+    return condition.number(value)
 
 
 def _meets_number(condition: Filter, column: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -125,5 +147,5 @@ def _meets_number(condition: Filter, column: npt.NDArray[Any]) -> npt.NDArray[np
         known &= column >= 0
     if condition.operator in NUMBERS:
         return np.asarray(known & _COMPARE[condition.operator](column, condition.number()))
-    same = np.isin(column, [condition.number(value) for value in condition.values])
+    same = np.isin(column, [_as_number(condition, value, column) for value in condition.values])
     return np.asarray(known & (same if condition.operator == "=" else ~same))

@@ -7,15 +7,29 @@ removed.npy          rows that are not found any more, int64, ascending
 region_codes.npy, region_codes_delta.npy, region_codebooks.npy    see `region_codes`
 """
 
+import hashlib
 import io
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.artifacts import Manifest, check_contents, open_verified, read_manifest, read_verified, verify_files
+from chextriev.artifacts import (
+    MANIFEST,
+    Manifest,
+    check_contents,
+    manifest_bytes,
+    open_verified,
+    read_manifest,
+    read_verified,
+    verify_files,
+)
 from chextriev.embedding_set import IDS_FILE, parse_ids
 from chextriev.errors import DamagedArtifact, NotAnArtifact
 from chextriev.hits import ImageId
@@ -23,7 +37,7 @@ from chextriev.index.exact import Rows
 from chextriev.index.faiss_files import read_codes, read_vectors
 from chextriev.index.hash_index import HashIndex
 from chextriev.index.region_codes import CODEBOOKS_FILE, RegionCodes, open_region_codes
-from chextriev.index.spec import EXACT, EXACT_HASH, HAMMING, IndexSpec
+from chextriev.index.spec import EXACT, EXACT_HASH, HALF, HAMMING, IndexSpec
 from chextriev.index.vector_index import VectorIndex, faiss
 
 KIND = "index"
@@ -31,7 +45,9 @@ INDEX_FILE = "index.faiss"
 CODES_FILE = "index-codes.npy"
 DELTA_FILE = "delta.faiss"
 REMOVED_FILE = "removed.npy"
-_HALF_PRECISION = "Refine(SQfp16)"
+NAME = re.compile(r"\d{6,12}-([0-9a-f]{12})")
+"""Names of generations in a store: a number, and the first digits of the sha256 of the manifest as it was sealed."""
+_HALF_PRECISION = re.compile(r"(^|^HNSW\d+[_,]|Refine\()SQfp16\)?$")  # lists hold differences to their centres
 ID_COLUMNS = ("image_id", "study_id", "patient_id")
 Part = VectorIndex | HashIndex
 
@@ -81,6 +97,7 @@ def open_generation(directory: str | Path) -> Generation:
     """
     directory = Path(directory)
     manifest = read_manifest(directory, KIND)
+    check_name(directory)
     check_contents(directory, manifest)
     try:
         return _open(directory, manifest)
@@ -92,19 +109,37 @@ def open_generation(directory: str | Path) -> Generation:
         ) from error
 
 
+def check_name(directory: Path) -> None:
+    """DamagedArtifact for a generation of a store whose manifest is not the one that it is named after.
+
+    Also what a manifest's own digest does not cover: its measured facts, and one generation in the place of another.
+    """
+    named = NAME.fullmatch(directory.name)
+    if named and manifest_digits(directory) != named[1]:
+        raise DamagedArtifact(
+            f"{directory / MANIFEST} is not the one that {directory.name} is named after; go back to another generation"
+        )
+
+
+def manifest_digits(directory: Path) -> str:
+    """What a generation of a store is named after."""
+    return hashlib.sha256(manifest_bytes(directory, KIND)).hexdigest()[:12]
+
+
 def delta_spec(spec: IndexSpec) -> IndexSpec:
     """The exact index whose scores are those of the last stage of this one: in half precision where that is."""
     if spec.metric == HAMMING:
         return IndexSpec(EXACT_HASH, metric=HAMMING)
-    return IndexSpec("SQfp16" if spec.factory.endswith(_HALF_PRECISION) else EXACT)
+    return IndexSpec(HALF if _HALF_PRECISION.search(spec.factory) else EXACT)
 
 
 def _open(directory: Path, manifest: Manifest) -> Generation:
     settings = manifest.recipe.settings
-    spec = IndexSpec(**settings["spec"])
+    spec = _spec(settings["spec"])
     n, added, width = (_count(settings, name) for name in ("n", "added", "width"))
     columns = parse_ids(read_verified(directory, manifest, IDS_FILE))
     columns.pop("row", None)
+    _check_columns(columns)
     if any(len(column) != n + added for column in columns.values()):
         raise DamagedArtifact(f"{directory / IDS_FILE} has not {n + added} rows, as its manifest says")
     main = _open_part(directory, manifest, spec, (n, width))
@@ -112,11 +147,40 @@ def _open(directory: Path, manifest: Manifest) -> Generation:
     if added:
         delta = _open_part(directory, manifest, delta_spec(spec), (added, width), name=DELTA_FILE)
     removed = _removed(directory, manifest, n + added) if REMOVED_FILE in manifest.files else np.empty(0, np.int64)
+    if len(removed) != _count(settings, "removed"):
+        raise ValueError(f"{len(removed)} rows were removed, its manifest says {settings['removed']}")
     regions = None
     if CODEBOOKS_FILE in manifest.files:
         verify_files(directory, manifest, [name for name in manifest.files if name.startswith("region_")])
         regions = open_region_codes(directory, n, added)
     return Generation(directory, manifest, main, delta, removed, columns, regions)
+
+
+def _spec(said: Any) -> IndexSpec:
+    """The spec, every field of its own type."""
+    spec = IndexSpec(**said)
+    for name, usual in asdict(IndexSpec(EXACT)).items():
+        value = getattr(spec, name)
+        if type(value) is not type(usual) and not (name == "rerank" and type(value) is float):
+            raise ValueError(f"spec: {name} = {value!r:.40}")
+    return spec
+
+
+def _check_columns(columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    """ValueError unless ids and metadata are of the types that searches read."""
+    for name, column in columns.items():
+        words = set(map(type, column)) if column.dtype.kind == "O" else None
+        if name == "image_id":
+            good = column.dtype.kind in "iu" if words is None else words <= {str}
+        elif name in (*ID_COLUMNS, "view", "sex", "split"):
+            good = words is not None and words <= {str, NoneType}
+        else:
+            good = column.dtype.kind in "iuf" or (name != "age" and (words or {bool}) <= {str, bool, NoneType})
+        if not good or (name != "findings" and column.ndim != 1):
+            raise ValueError(f"column {name!r:.80} holds {column.dtype}")
+    missing = [name for name in (*ID_COLUMNS, "findings") if name not in columns]
+    if missing:
+        raise ValueError(f"{IDS_FILE} has no column {missing[0]}")
 
 
 def _count(settings: Any, name: str) -> int:
@@ -154,7 +218,10 @@ def _removed(directory: Path, manifest: Manifest, rows: int) -> Rows:
 
 def read_array(content: bytes) -> npt.NDArray[Any]:
     """The array of a .npy file; ValueError where it is none."""
-    array = np.load(io.BytesIO(content), allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        raise ValueError("an archive stands where an array is needed")
-    return array
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("not an array as numpy.save writes it")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    if fortran or dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError(f"{dtype} {list(shape)} is not what the file holds")
+    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from chextriev.anatomy import UNKNOWN
 from chextriev.artifacts import Manifest, Recipe, digest_of, seal
 from chextriev.embedding_set import IDS_FILE, EmbeddingSet, write_ids
 from chextriev.errors import CountMismatch, DuplicateImage, EmptySplit, InvalidSetting, InvalidValue, UnknownColumn
@@ -114,14 +115,29 @@ def _check_addition(old: Generation, new: EmbeddingSet) -> None:
             f"{len(twice)} of {len(new)} images are in the index already, the first: {twice[0]!r:.80}; nothing was"
             " added: leave them out, or remove them first"
         )
-    unknown = [name for name in new.metadata if name not in old.columns]
-    if unknown:
-        raise UnknownColumn(unknown[0], sorted(old.columns), where="the index")
+    _check_columns(old, new)
     if (old.regions is None) != (new.region_vectors is None):
         has, lacks = ("the radiographs", "the index") if old.regions is None else ("the index", "the radiographs")
         raise InvalidSetting(
             f"{has} have region vectors and {lacks} has none; embed with --regions for both or neither"
         )
+
+
+def _check_columns(old: Generation, new: EmbeddingSet) -> None:
+    for name, values in new.metadata.items():
+        if name not in old.columns:
+            raise UnknownColumn(name, sorted(old.columns), where="the index")
+        own, like = _type(values), _type(old.columns[name])
+        if own and like and own != like:
+            raise InvalidValue(f"column {name!r} holds {own}, and {like} in the index; give {like}")
+
+
+def _type(column: npt.NDArray[Any]) -> str:
+    """Numbers, text, or true and false; "" where all is unknown."""
+    if column.dtype.kind != "O":
+        return {"b": "true or false", "U": "text"}.get(column.dtype.kind, "numbers")
+    known = {type(value) for value in column if value is not None}
+    return "" if not known else "true or false" if known <= {bool, np.bool_} else "text"
 
 
 def _write_added(old: Generation, new: EmbeddingSet, scratch: Path) -> Manifest:
@@ -157,10 +173,16 @@ def _write_compact(old: Generation, rows: Rows, scratch: Path, spec: IndexSpec |
     if spec is None:
         own = old.main.spec
         spec = choose_spec(len(rows), old.main.width, goal) if own.auto and own.metric != HAMMING else own
+    if spec.metric != old.main.spec.metric:
+        raise InvalidSetting(
+            f"spec {spec.factory!r} of metric {spec.metric!r}; the index has metric {old.main.spec.metric!r}, which"
+            " compacting keeps"
+        )
     built, facts = train_measured(_stored_vectors(old, rows, scratch), spec, goal, stored=True)
     built.save(scratch / INDEX_FILE)
     write_ids(kept, scratch / IDS_FILE)
     if old.regions is not None:
+        _link(old, scratch, [CODEBOOKS_FILE])
         write_taken_codes(old.regions, rows, scratch)
     changed = {
         "n": len(rows),
@@ -202,9 +224,9 @@ def _column(new: EmbeddingSet, name: str, like: npt.NDArray[Any]) -> npt.NDArray
     }
     if name in own:
         return own[name]
-    if like.dtype.kind == "O":
-        return np.full(len(new), None, object)
-    return np.full(len(new), -1 if like.dtype.kind in "iu" else np.nan).astype(like.dtype)
+    if name == "age":
+        return np.full(len(new), UNKNOWN, like.dtype)
+    return np.full(len(new), None, object) if like.dtype.kind in "Ob" else np.full(len(new), np.nan)
 
 
 def _as_set(columns: Mapping[str, npt.NDArray[Any]], old: Generation) -> EmbeddingSet:

@@ -1,14 +1,13 @@
 """Generations of an index in one directory: publishing is a flip of `CURRENT`, and so is going back.
 
     INDEX/CURRENT                 the generation that readers open, and below it those that they opened before
-    INDEX/generations/000002-…/   a generation, immutable: its number and the first digits of its digest
+    INDEX/generations/000002-…/   a generation, immutable: its number and the first digits of its manifest's sha256
 
 A generation is whole and on disk before it gets its name, and a name is never used twice. Readers hold what they opened
 until they open it anew. One writer at a time holds the lock of the directory, which ends with its process.
 """
 
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,16 +15,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from chextriev.artifact_files import open_inside
 from chextriev.artifacts import MANIFEST, Manifest, open_artifact, read_manifest, reap_scratch, write_text
 from chextriev.errors import BusyIndex, DamagedArtifact, InvalidSetting, NotAnArtifact, OutputExists
-from chextriev.index.generation import KIND
+from chextriev.index.generation import KIND, NAME, check_name, manifest_digits
 from chextriev.scratch import locked, reap, remove, scratch_beside, scratch_owner, sync, sync_tree
 
 CURRENT = "CURRENT"
 GENERATIONS = "generations"
 REMEMBERED = 1_000
 """Published generations that `CURRENT` names, latest first."""
-_NAME = re.compile(r"\d{6,12}-[0-9a-f]{12}")
 _CURRENT_BYTES = 1 << 16
 
 
@@ -62,7 +61,7 @@ class IndexStore:
         """Names of the generations published, the current one first, each standing where it was published last."""
         path = self.directory / CURRENT
         try:
-            with path.open("rb") as stream:
+            with open_inside(self.directory, CURRENT) as stream:
                 names = stream.read(_CURRENT_BYTES).decode("ascii").split("\n")
         except FileNotFoundError:
             if not self.directory.exists():
@@ -72,7 +71,7 @@ class IndexStore:
             ) from None
         except (OSError, ValueError) as error:
             raise DamagedArtifact(f"{path} cannot be read as names of generations ({error})") from error
-        if names[-1] or not names[:-1] or not all(_NAME.fullmatch(name) for name in names[:-1]):
+        if names[-1] or not names[:-1] or not all(NAME.fullmatch(name) for name in names[:-1]):
             raise DamagedArtifact(
                 f"{path} does not name generations, one on each line; write the name of a folder in"
                 f" {self._folder} into it"
@@ -91,34 +90,33 @@ class IndexStore:
     def _names(self) -> list[str]:
         if not self._folder.is_dir():
             return []
-        return [path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+        return [path.name for path in self._folder.iterdir() if NAME.fullmatch(path.name)]
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the lock of the only writer; BusyIndex if another has it. What dead writers left is removed."""
-        made = self._make()
-        try:
-            with locked(self.directory) as alone:
-                if not alone:
-                    raise BusyIndex(
-                        f"another process writes to {self.directory}, and one does at a time; run this again when it"
-                        " has finished"
-                    )
+        self._make()
+        with locked(self.directory) as alone:
+            if not alone:
+                raise BusyIndex(
+                    f"another process writes to {self.directory}, and one does at a time; run this again when it has"
+                    " finished"
+                )
+            try:
                 self._reap()
                 yield
-        finally:
-            if made and not self.exists:
-                self._unmake()
+            finally:
+                if not self.exists:
+                    self._unmake()  # under the lock: the folders of another writer stay
 
-    def _make(self) -> bool:
-        """Make the folders; whether there were none. OutputExists for a directory of something else."""
+    def _make(self) -> None:
+        """Make the folders. OutputExists for a directory of something else."""
         if self.exists or self._folder.is_dir():
             self._folder.mkdir(exist_ok=True)
-            return False
+            return
         if self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir())):
             raise OutputExists(f"{self.directory} exists and is not an index; choose another output or move it away")
         self._folder.mkdir(parents=True, exist_ok=True)
-        return True
 
     def _unmake(self) -> None:
         """Remove the folders of an index that never came to be, unless somebody has put something in."""
@@ -137,7 +135,8 @@ class IndexStore:
         number = f"{max(taken, default=0) + 1:06d}"
         with scratch_beside(self._folder / number, Path.mkdir) as scratch:
             write(scratch)
-            name = f"{number}-{read_manifest(scratch, KIND).digest[:12]}"
+            read_manifest(scratch, KIND)
+            name = f"{number}-{manifest_digits(scratch)}"
             sync_tree(scratch)
             scratch.rename(self._folder / name)
             sync(self._folder)
@@ -150,6 +149,7 @@ class IndexStore:
         found = next((each for each in self.generations() if each.number == number), None)
         if found is None:
             raise InvalidSetting(f"{self.directory} has no generation {number}; it has {self._numbers()}")
+        check_name(found.directory)
         open_artifact(found.directory, KIND)
         self._flip(found.directory.name)
         return replace(found, current=True)

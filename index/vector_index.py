@@ -1,6 +1,7 @@
 """Faiss behind one small class: vectors in, rows out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from chextriev.errors import CountMismatch, InvalidSetting
 from chextriev.index.exact import PROPOSAL_MARGIN, Rows, Scores, Vectors, unit_rows
 from chextriev.index.faiss_files import FOURCCS, KNOWN_TYPES, reason
+from chextriev.index.gpu_build import finding_lists, train_lists
+from chextriev.index.gpu_devices import Copier
 from chextriev.index.spec import IndexSpec
 from chextriev.optional import require
 from chextriev.progress import track
@@ -33,7 +36,7 @@ class Scan:
     """
 
     nprobe: int | None = None
-    rerank: int | None = None
+    rerank: float | None = None
     ef_search: int | None = None
     allowed: npt.NDArray[np.bool_] | None = None
     rank: Rows | None = None
@@ -69,13 +72,13 @@ class VectorIndex:
         if not count or not len(unit):
             return np.empty((len(unit), count), np.float32), np.empty((len(unit), count), np.int64)
         searched, scan = self._chosen(scan)
-        if isinstance(searched, faiss.IndexFlat):
-            scores, rows = _search_flat(searched, unit, count, scan.allowed)
-        else:
-            fetch = min(count + TIE_SLACK, len(self))
-            rerank = max(1.0, (scan.rerank or self.spec.rerank) * count / fetch)
-            parameters = _search_parameters(searched, replace(self._filled(scan), rerank=rerank))
-            scores, rows = searched.search(unit, fetch, params=parameters)
+        with _threads_for(len(unit)):
+            if isinstance(searched, faiss.IndexFlat):
+                scores, rows = _search_flat(searched, unit, count, scan.allowed)
+            else:
+                fetch = min(count + TIE_SLACK, len(self))
+                rerank = max(1.0, min((scan.rerank or self.spec.rerank) * count, len(self)) / fetch)
+                scores, rows = _search(searched, unit, fetch, replace(self._filled(scan), rerank=rerank))
         return best_first(scores, rows, count, scan.rank)
 
     def _chosen(self, scan: Scan) -> tuple[Any, Scan]:
@@ -83,7 +86,7 @@ class VectorIndex:
         lists = faiss.try_extract_index_ivf(self.faiss_index)
         if scan.nprobe is not None and (lists is None or scan.nprobe < 1):
             raise InvalidSetting(
-                f"nprobe = {scan.nprobe}; give 1 or more for an index of inverted lists (IVF), and leave nprobe out for others"
+                f"nprobe = {scan.nprobe}; give 1 or more for an index of inverted lists (IVF); leave nprobe out else"
             )
         exact = scan.exact
         if scan.allowed is not None and not exact:
@@ -119,6 +122,23 @@ class VectorIndex:
         faiss.write_index(self.faiss_index, str(path))
 
 
+@contextmanager
+def _threads_for(queries: int) -> Iterator[None]:
+    """Search for a single query without the threads that Faiss would wake and wait for: they share no work of one.
+
+    On a busy machine they cost milliseconds. OpenMP keeps the number for each calling thread, so others keep theirs.
+    """
+    before = faiss.omp_get_max_threads()
+    if queries > 1 or before == 1:
+        yield
+        return
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 def check_queries(queries: npt.NDArray[Any], width: int, count: int) -> None:
     """Refuse queries of another width, and a search for nothing."""
     if queries.ndim != 2 or queries.shape[1] != width:
@@ -132,6 +152,8 @@ def check_queries(queries: npt.NDArray[Any], width: int, count: int) -> None:
 
 def best_first(scores: Scores, rows: Rows, count: int, rank: Rows | None) -> tuple[Scores, Rows]:
     """The first `count` of each line by score, then by rank; rows -1 last, with score -inf."""
+    if (scores[:, :-1] > scores[:, 1:]).all() and (rows >= 0).all():  # as Faiss leaves them, where nothing ties
+        return scores[:, :count], rows[:, :count]
     scores = np.where(rows < 0, np.float32(-np.inf), scores)
     ties = rows if rank is None else rank[rows]
     order = np.lexsort((ties, -scores), axis=1)[:, :count]
@@ -144,12 +166,17 @@ def selector(allowed: npt.NDArray[np.bool_]) -> Any:
 
 
 def train_index(
-    vectors: Vectors, spec: IndexSpec, *, held_out: Rows | None = None, stored: bool = False
+    vectors: Vectors,
+    spec: IndexSpec,
+    *,
+    held_out: Rows | None = None,
+    stored: bool = False,
+    gpus: Copier | None = None,
 ) -> VectorIndex:
     """Train on a bounded sample and add all vectors [N, D] (may be a memory map), in order.
 
     held_out: rows kept out of the sample. stored: the vectors are those of an index, which are of length 1 but for
-    what it rounded, and are taken as they are. The same vectors give the same index. Raises InvalidSetting if Faiss
+    what it rounded, and are taken as they are. gpus: help with lists (see `gpu_build`). The same vectors give the same index. Raises InvalidSetting if Faiss
     cannot make this spec of these vectors.
     """
     n, width = vectors.shape
@@ -161,10 +188,12 @@ def train_index(
     _tune(index)
     if not index.is_trained:
         sample = _training_rows(n, index, held_out)
-        _explained(spec, vectors, index.train, unit_rows(vectors[sample], "vector of the training sample"))
-    for start in track(range(0, n, ADD_BLOCK), "index", unit="block"):
-        block = vectors[start : start + ADD_BLOCK]
-        _explained(spec, vectors, index.add, block if stored else unit_rows(block, "vector", first=start))
+        unit = unit_rows(vectors[sample], "vector of the training sample")
+        _explained(spec, vectors, train_lists, index, unit, gpus)
+    with finding_lists(index, gpus):
+        for start in track(range(0, n, ADD_BLOCK), "index", unit="block"):
+            block = vectors[start : start + ADD_BLOCK]
+            _explained(spec, vectors, index.add, block if stored else unit_rows(block, "vector", first=start))
     return VectorIndex(spec, index)
 
 
@@ -214,6 +243,19 @@ def _stored(index: Any) -> Any:
     if isinstance(index, faiss.IndexRefine):
         return faiss.downcast_index(index.refine_index)
     return faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSW) else index
+
+
+def _search(index: Any, unit: Vectors, fetch: int, scan: Scan) -> tuple[Scores, Rows]:
+    if scan.allowed is None or not isinstance(faiss.downcast_index(index), (faiss.IndexPQ, faiss.IndexPQFastScan)):
+        found: tuple[Scores, Rows] = index.search(unit, fetch, params=_search_parameters(index, scan))
+        return found
+    scores, rows = np.empty((len(unit), fetch), np.float32), np.empty((len(unit), fetch), np.int64)
+    for line, query in enumerate(unit):  # these types cannot be told which rows to find
+        score, row = index.search(query[None], index.ntotal)
+        row = np.where(scan.allowed[row], row, -1)
+        best, at = best_first(score, row, fetch, None)
+        scores[line], rows[line] = best[0], at[0]
+    return scores, rows
 
 
 def _is_graph(index: Any) -> bool:
