@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,8 @@ def train_index(
     """Train on a bounded sample and add all vectors [N, D] (may be a memory map), in order.
 
     held_out: rows kept out of the sample. stored: the vectors are those of an index, which are of length 1 but for
-    what it rounded, and are taken as they are. gpus: help with lists (see `gpu_build`). The same vectors give the same index. Raises InvalidSetting if Faiss
-    cannot make this spec of these vectors.
+    what it rounded, and are taken as they are. gpus: help with lists (see `gpu_build`). The same vectors give the same
+    index. Raises InvalidSetting if Faiss cannot make this spec of these vectors.
     """
     n, width = vectors.shape
     index = _explained(spec, vectors, faiss.index_factory, width, spec.factory, faiss.METRIC_INNER_PRODUCT)
@@ -266,19 +267,42 @@ def _is_graph(index: Any) -> bool:
 
 
 def _search_parameters(index: Any, scan: Scan) -> Any:
-    """Parameters of one call, so that the shared index is never changed."""
+    """Parameters of one call, so that the shared index is never changed; kept, as making them takes as long as a list.
+
+    Those with a selector are not kept: they hold a bit for every row.
+    """
+    numbers = (_kinds(index), scan.nprobe, scan.rerank, scan.ef_search)
+    return _kept_parameters(*numbers) if scan.allowed is None else _parameters(*numbers, selector(scan.allowed))
+
+
+def _kinds(index: Any) -> tuple[type, ...]:
+    """The types of an index and of what it searches inside, outermost first."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexRefine):
-        inner = _search_parameters(index.base_index, scan)
-        return faiss.IndexRefineSearchParameters(k_factor=scan.rerank, base_index_params=inner)
+        return (faiss.IndexRefine, *_kinds(index.base_index))
     if isinstance(index, faiss.IndexPreTransform):
-        return faiss.SearchParametersPreTransform(index_params=_search_parameters(index.index, scan))
-    chosen = {} if scan.allowed is None else {"sel": selector(scan.allowed)}
-    if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(nprobe=scan.nprobe, **chosen)
-    if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(efSearch=scan.ef_search, **chosen)
+        return (faiss.IndexPreTransform, *_kinds(index.index))
+    return (type(index),)
+
+
+def _parameters(
+    kinds: tuple[type, ...], nprobe: int | None, rerank: float | None, ef_search: int | None, found: Any = None
+) -> Any:
+    kind = kinds[0]
+    if kind is faiss.IndexRefine:
+        inner = _parameters(kinds[1:], nprobe, rerank, ef_search, found)
+        return faiss.IndexRefineSearchParameters(k_factor=rerank, base_index_params=inner)
+    if kind is faiss.IndexPreTransform:
+        return faiss.SearchParametersPreTransform(index_params=_parameters(kinds[1:], nprobe, rerank, ef_search, found))
+    chosen = {} if found is None else {"sel": found}
+    if issubclass(kind, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(nprobe=nprobe, **chosen)
+    if issubclass(kind, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=ef_search, **chosen)
     return faiss.SearchParameters(**chosen) if chosen else None
+
+
+_kept_parameters = lru_cache(maxsize=64)(_parameters)
 
 
 def _explained(spec: IndexSpec, vectors: Vectors, call: Callable[..., Any], *arguments: Any) -> Any:

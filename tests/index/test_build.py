@@ -35,7 +35,7 @@ def test_a_directory_gives_what_the_set_gives(small_dir, exact_dir, tmp_path):
 
 def test_a_large_index_is_approximate_and_measured(approximate_dir):
     facts = open_artifact(find_generation(approximate_dir), KIND).facts
-    assert facts["spec"].startswith("IVF256,PQ16x4fs,Refine(SQfp16)")
+    assert facts["spec"].startswith("IVF128,PQ16x4fs,Refine(SQfp16)")
     assert facts["held_out_queries"] == 1000
     assert facts["ann_recall@10"] >= 0.98
 

@@ -42,7 +42,7 @@ def test_the_cheapest_measured_setting_that_reaches_the_goal(built, made, wanted
     assert scan_cost(built, {"nprobe": spec.nprobe, "rerank": spec.rerank}, K) == min(costs)
     assert {each["nprobe"] for each in measured} > {4}
     for each in measured:
-        assert each["reached"] == (each["ann_recall"] >= 0.905)
+        assert each["reached"] == (each["ann_recall"] >= 0.902)
 
 
 def test_a_higher_goal_costs_more_and_the_same_goal_the_same(built, made, wanted):
