@@ -5,7 +5,7 @@ Its recipe names what was asked for, the spec that came of it, and the digests o
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from chextriev.embedding_set import IDS_FILE, EmbeddingSet, read_embeddings, wri
 from chextriev.errors import ArtifactError, DuplicateImage, EmptySplit, InvalidValue
 from chextriev.index.exact import Rows, Vectors, exact_search
 from chextriev.index.generation import INDEX_FILE, KIND, Part
+from chextriev.index.gpu_devices import CPU, Copier, open_gpus
 from chextriev.index.hash_index import train_hash_index
 from chextriev.index.region_codes import write_region_codes
 from chextriev.index.spec import HAMMING, Goal, IndexSpec, choose_spec
@@ -33,12 +34,14 @@ class BuildSettings:
 
     spec: how to make it; chosen by size, memory and goal if None. goal: what a chosen one must reach.
     region_vectors: keep the codes of the regions too, where the embeddings hold them. publish: have readers open it.
+    device: "cuda" has GPUs help with inverted lists, where there are any (see `gpu_devices.explain_device`).
     """
 
     spec: IndexSpec | None = None
     goal: Goal = field(default_factory=Goal)
     region_vectors: bool = True
     publish: bool = True
+    device: str = "cpu"
 
 
 DEFAULT = BuildSettings()
@@ -89,7 +92,10 @@ def write_generation(source: EmbeddingSet, scratch: Path, settings: BuildSetting
     """Train, measure, write and seal the generation of these embeddings in an empty directory."""
     n, width = source.vectors.shape
     chosen = settings.spec or choose_spec(n, width, settings.goal)
-    built, facts = train_measured(source.vectors, chosen, settings.goal)
+    gpus, words = open_gpus(settings.device)
+    built, facts = train_measured(source.vectors, chosen, settings.goal, gpus=gpus)
+    if settings.device != CPU:
+        facts["device"] = words
     built.save(scratch / INDEX_FILE)
     write_ids(source, scratch / IDS_FILE)
     if source.region_vectors is not None and settings.region_vectors:
@@ -100,18 +106,18 @@ def write_generation(source: EmbeddingSet, scratch: Path, settings: BuildSetting
 
 
 def train_measured(
-    vectors: Vectors, spec: IndexSpec, goal: Goal, *, stored: bool = False
+    vectors: Vectors, spec: IndexSpec, goal: Goal, *, stored: bool = False, gpus: Copier | None = None
 ) -> tuple[Part, dict[str, Any]]:
     """The index of vectors [N, D], with how deep it looks set by its own measurement where that was left to it.
 
-    stored: see `train_index`. facts: number, width, the spec in words, and what the measurement found.
+    stored, gpus: see `train_index`. facts: number, width, the spec in words, and what the measurement found.
     """
     n, width = vectors.shape
     held_out = _held_out_rows(n)
     if spec.metric == HAMMING:
         built: Part = train_hash_index(vectors, spec)
     else:
-        built = train_index(vectors, spec, held_out=held_out, stored=stored)
+        built = train_index(vectors, spec, held_out=held_out, stored=stored, gpus=gpus)
     facts: dict[str, Any] = {"n": n, "width": width, "faiss_version": faiss.__version__}
     if not spec.is_exact and n > 1:
         wanted = _nearest_others(built, vectors, held_out, min(goal.k, n - 1))
@@ -149,7 +155,7 @@ def _without_spec(recipe: Recipe) -> tuple[str, Mapping[str, str]]:
 
 
 def _asked(settings: BuildSettings, spec: IndexSpec | None) -> BuildSettings:
-    return settings if spec is None else BuildSettings(spec, settings.goal, settings.region_vectors, settings.publish)
+    return settings if spec is None else replace(settings, spec=spec)
 
 
 def _nearest_others(built: Part, vectors: Vectors, rows: Rows, k: int) -> Rows:

@@ -1,7 +1,7 @@
 """Open an index and ask it for the most similar radiographs, without the query itself and its patient."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
@@ -17,16 +17,19 @@ from chextriev.errors import DamagedArtifact, InvalidSetting, NotAnArtifact
 from chextriev.hits import Hit as Hit
 from chextriev.hits import ImageId
 from chextriev.index.exact import Rows, Scores
-from chextriev.index.filters import matching
+from chextriev.index.filters import Filter, matching
 from chextriev.index.generation import ID_COLUMNS, KIND, Generation, open_generation
+from chextriev.index.gpu import GpuVectorIndex, move_to_gpu
+from chextriev.index.gpu_devices import CPU
 from chextriev.index.hash_index import distance
 from chextriev.index.retriever import Request, SearchOptions, check_same_encoder, read_request
 from chextriev.index.spec import HAMMING
 from chextriev.index.store import CURRENT, IndexStore
-from chextriev.index.vector_index import Scan, best_first
+from chextriev.index.vector_index import Scan, VectorIndex, best_first
 
 _NOBODY = -1  # the code of a patient who is not in the index
 _OPENINGS = 100  # a writer would have to publish and remove a generation so many times while one is being opened
+_MASKS = 64  # conditions remembered, a byte a row each
 _OWN_COLUMNS = {*ID_COLUMNS, *METADATA, "findings"}
 
 
@@ -34,11 +37,15 @@ _OWN_COLUMNS = {*ID_COLUMNS, *METADATA, "findings"}
 class Index:
     """An opened index; `open_index` makes it. Safe to search from several threads at once, without a lock.
 
-    It stays as it was opened whatever is published meanwhile; `reloaded` looks for what was.
+    It stays as it was opened whatever is published meanwhile; `reloaded` looks for what was. placed: its main part on
+    GPUs. device_words: where it is searched and why, for a person, where a GPU was asked for.
     """
 
     generation: Generation
     directory: Path
+    placed: GpuVectorIndex | None = None
+    device: str = CPU
+    device_words: str = ""
 
     def __len__(self) -> int:
         return self.generation.rows - len(self.generation.removed)
@@ -71,7 +78,7 @@ class Index:
         store = IndexStore(self.directory)
         if not store.exists or store.current == self.generation.directory:
             return self
-        return open_index(self.directory)
+        return open_index(self.directory, device=self.device)
 
     def search(
         self, queries: Embeddings | npt.NDArray[Any], k: int = 10, **options: Unpack[SearchOptions]
@@ -110,7 +117,7 @@ class Index:
         """The best rows that the filters allow, by embedding or by regions, nobody left out."""
         allowed = self._live
         if request.filters:
-            allowed = matching(request.filters, self.columns)
+            allowed = np.logical_and.reduce([self._mask(each) for each in request.filters])
             allowed &= True if self._live is None else self._live
         asked, weights = request.region_vectors, request.regions
         if asked is None or weights is None:
@@ -130,7 +137,7 @@ class Index:
     def _by_embedding(self, request: Request, count: int, allowed: npt.NDArray[np.bool_] | None) -> tuple[Scores, Rows]:
         """The main part and the delta, each searched and merged."""
         found, first = [], 0
-        for part in (self.generation.main, self.generation.delta):
+        for part in (self.placed or self.generation.main, self.generation.delta):
             if part is None:
                 continue
             rows = slice(first, first + len(part))
@@ -177,6 +184,20 @@ class Index:
             metadata={name: _plain(value) for name, value in column.items() if name not in _OWN_COLUMNS},
             distance=distance(score, self.generation.main.width) if hashed else None,
         )
+
+    def _mask(self, condition: Filter) -> npt.NDArray[np.bool_]:
+        """[N] bool: the rows that meet a condition; the same one is often asked again."""
+        found = self._masks.get(condition)
+        if found is None:
+            found = matching((condition,), self.columns)
+            if len(self._masks) >= _MASKS:
+                self._masks.clear()
+            self._masks[condition] = found
+        return found
+
+    @cached_property
+    def _masks(self) -> dict[Filter, npt.NDArray[np.bool_]]:
+        return {}
 
     @cached_property
     def _live(self) -> npt.NDArray[np.bool_] | None:
@@ -226,23 +247,35 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def open_index(directory: str | Path) -> Index:
+def open_index(directory: str | Path, *, device: str = CPU) -> Index:
     """Open an index, or one generation of it, every file compared with its manifest before anything reads it.
 
-    Raises NotAnArtifact if there is none, DamagedArtifact if a file is missing, altered or not what the manifest says.
+    device: "cuda" searches its main part on a GPU, "cuda:0,1" on several, or on the CPU where that cannot be. Raises
+    NotAnArtifact if there is none, DamagedArtifact if a file is missing, altered or not what the manifest says.
     """
     directory = Path(directory)
     store = IndexStore(directory)
     if not (directory / CURRENT).exists() and directory.is_dir() and any(directory.glob("manifest.json")):
-        return Index(open_generation(directory), directory)
+        return _on_device(Index(open_generation(directory), directory), device)
     for _ in range(_OPENINGS):
         current = store.current
         try:
-            return Index(open_generation(current), directory)
+            return _on_device(Index(open_generation(current), directory), device)
         except (NotAnArtifact, DamagedArtifact, FileNotFoundError):
             if store.current == current:  # not removed after another one was published
                 raise
     raise DamagedArtifact(f"{directory} changes faster than it can be opened; wait until its writers have finished")
+
+
+def _on_device(index: Index, device: str) -> Index:
+    if device == CPU:
+        return index
+    main = index.generation.main
+    if not isinstance(main, VectorIndex):
+        return replace(index, device=device, device_words="on the CPU: hash codes are compared there")
+    placed, words = move_to_gpu(main, device)
+    on_gpu = None if isinstance(placed, VectorIndex) else placed
+    return replace(index, placed=on_gpu, device=device, device_words=words)
 
 
 def find_generation(directory: str | Path) -> Path:

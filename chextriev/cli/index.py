@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from chextriev.cli.index_backend import (
     add_backend_options,
+    add_device_option,
     as_ids,
     milvus_token,
     opened,
@@ -59,6 +60,8 @@ def _add(actions: Any, name: str, purpose: str, run: Callable[[argparse.Namespac
         parser.add_argument("index", type=Path, metavar="INDEX", help="directory of the index")
     if name in ("build", "search", "add", "remove", "info"):
         add_backend_options(parser)
+    if name in ("build", "search"):
+        add_device_option(parser)
     return parser
 
 
@@ -115,6 +118,7 @@ def _build(options: argparse.Namespace) -> None:
     manifest, reused = build_or_reuse(source, options.out, settings=_settings(options))
     recall = [f"{name} {value:.3f}" for name, value in manifest.facts.items() if name.startswith("ann_recall")]
     text = "; ".join([f"{len(source):,} vectors of width {manifest.facts['width']}", manifest.facts["spec"], *recall])
+    text += f"; {manifest.facts['device']}" if "device" in manifest.facts else ""
     text = f"index: {options.out}: {text}{' (unchanged, reused)' if reused else ''}"
     emit(options, text, {"out": str(options.out), "digest": manifest.digest, "reused": reused, **manifest.facts})
 
@@ -146,6 +150,7 @@ def _settings(options: argparse.Namespace) -> "BuildSettings":
         goal=Goal(**goal),
         region_vectors=not options.no_regions,
         publish=not options.no_publish,
+        device=options.index_device,
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,13 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device_option(parser: argparse.ArgumentParser, *, name: str = "--device") -> None:
+    """Add where an index of this machine is searched."""
+    parser.add_argument(
+        name, dest="index_device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:0,1 (default: %(default)s)"
+    )
+
+
 def uses_milvus(options: argparse.Namespace) -> bool:
     """Whether the index is a collection of Milvus. InvalidSetting where the address and the backend do not agree."""
     if options.backend == MILVUS and not options.uri:
@@ -52,7 +60,10 @@ def opened(options: argparse.Namespace) -> "Iterator[Retriever]":
         return
     from chextriev.index.search import open_index
 
-    yield open_index(options.index)
+    index = open_index(options.index, device=options.index_device)
+    if index.device_words:
+        print(f"chextriev: note: the index is searched {index.device_words}", file=sys.stderr)
+    yield index
 
 
 @contextmanager

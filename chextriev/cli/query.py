@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from chextriev.cli.encoders import add_encoder_options, open_chosen
-from chextriev.cli.index_backend import add_backend_options, opened
+from chextriev.cli.index_backend import add_backend_options, add_device_option, opened
 from chextriev.cli.output import emit, finish_parser, hit_as_json
 from chextriev.errors import InvalidSetting
 
@@ -14,6 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a JPEG or PNG file")
     parser.add_argument("--index", type=Path, required=True)
     add_backend_options(parser)
+    add_device_option(parser, name="--index-device")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--boxes", type=Path, required=True, help="JSON {region: [x1, y1, x2, y2]}, or a regions.csv")
     parser.add_argument("-k", type=int, default=10, help="how many cases (default: 10)")
