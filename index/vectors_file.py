@@ -16,7 +16,8 @@ from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue, Missin
 from chextriev.optional import require
 
 UNKNOWN = -1
-_NAMED = ("image_id", "study_id", "patient_id", "findings", "row")
+_IDS = ("image_id", "study_id", "patient_id")
+_NAMED = (*_IDS, "findings", "row")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,14 @@ def read_metadata(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise MissingFile(f"there is no file {path}; give a Parquet table of one row a vector") from None
     except (OSError, ValueError) as error:
         raise InvalidValue(f"{path} is not a Parquet table ({error!s:.200})") from error
-    return {name: np.asarray(table.column(name).to_numpy()) for name in table.column_names}
+    return {name: _values(table.column(name), exact=name in _IDS) for name in table.column_names}
+
+
+def _values(column: Any, *, exact: bool) -> npt.NDArray[Any]:
+    """A column; integers of which some are missing become floats, unless it names something."""
+    if exact and column.null_count:
+        return np.array(column.to_pylist(), object)
+    return np.asarray(column.to_numpy())
 
 
 def _load(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
