@@ -145,6 +145,20 @@ def test_a_patient_given_is_left_out(served: Served, kind: str, index: str) -> N
 
 
 @both
+def test_an_index_of_this_machine_is_filtered_and_a_served_one_is_not(served: Served, kind: str) -> None:
+    query, views = served.files[4], open_index(served.index).columns["view"]
+    view = next(view for view in views if view is not None)
+    found = ask(
+        served, "grpc", kind, lambda client: client.search(query, 3, where=[f"view = {view}"]), index=served.index
+    )
+    assert {hit.view for hit in found} == {view}
+    before = inferences(served, "region_backbone")
+    with pytest.raises(InvalidSetting, match="a served index takes no where"):
+        ask(served, "grpc", kind, lambda client: client.search(query, 3, where=["view = PA"]), index="served")
+    assert inferences(served, "region_backbone") == before
+
+
+@both
 def test_an_index_of_another_encoder_is_refused_before_anything_is_encoded(served: Served, kind: str) -> None:
     before = inferences(served, "ath")
     with pytest.raises(
