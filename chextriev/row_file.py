@@ -67,6 +67,17 @@ def map_array(path: Path) -> npt.NDArray[Any]:
     return np.memmap(path, dtype, "r", offset, shape)
 
 
+def parse_array(content: bytes, path: Path) -> npt.NDArray[Any]:
+    """The array of these bytes of a file, read-only; DamagedArtifact as from `map_array`, which is for large files."""
+    dtype, shape, offset = _read_header(content[:_HEADER_LIMIT], path)
+    stated = offset + dtype.itemsize * math.prod(shape)
+    if stated != len(content):
+        raise DamagedArtifact(
+            f"{path} has {len(content):,} bytes; an array {dtype} {list(shape)} has {stated:,}: make it again"
+        )
+    return np.frombuffer(content, dtype, offset=offset).reshape(shape)
+
+
 def _read_header(start: bytes, path: Path) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     """Type, shape and where the numbers begin."""
     first = len(_MAGIC) + 2

@@ -8,8 +8,6 @@ region_codes.npy, region_codes_delta.npy, region_codebooks.npy    see `region_co
 """
 
 import hashlib
-import io
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -39,6 +37,7 @@ from chextriev.index.hash_index import HashIndex
 from chextriev.index.region_codes import CODEBOOKS_FILE, RegionCodes, open_region_codes
 from chextriev.index.spec import EXACT, EXACT_HASH, HALF, HAMMING, IndexSpec
 from chextriev.index.vector_index import VectorIndex, faiss
+from chextriev.row_file import parse_array
 
 KIND = "index"
 INDEX_FILE = "index.faiss"
@@ -136,6 +135,8 @@ def delta_spec(spec: IndexSpec) -> IndexSpec:
 def _open(directory: Path, manifest: Manifest) -> Generation:
     settings = manifest.recipe.settings
     spec = _spec(settings["spec"])
+    if not all(isinstance(digest, str) for digest in manifest.recipe.parents.values()):
+        raise ValueError("parents are no digests")
     n, added, width = (_count(settings, name) for name in ("n", "added", "width"))
     columns = parse_ids(read_verified(directory, manifest, IDS_FILE))
     columns.pop("row", None)
@@ -199,7 +200,7 @@ def _open_part(
         index = read_codes(stream, shape)
     if isinstance(index, faiss.IndexBinaryFlat):
         return HashIndex(spec, index, index)
-    codes = read_array(read_verified(directory, manifest, CODES_FILE))
+    codes = parse_array(read_verified(directory, manifest, CODES_FILE), directory / CODES_FILE)
     if codes.dtype != np.uint8 or codes.shape != (shape[0], shape[1] // 8):
         raise DamagedArtifact(f"{directory / CODES_FILE} is not the codes of {shape[0]} radiographs; build it again")
     flat = faiss.IndexBinaryFlat(shape[1])
@@ -208,20 +209,9 @@ def _open_part(
 
 
 def _removed(directory: Path, manifest: Manifest, rows: int) -> Rows:
-    removed = read_array(read_verified(directory, manifest, REMOVED_FILE))
+    removed = parse_array(read_verified(directory, manifest, REMOVED_FILE), directory / REMOVED_FILE)
     if removed.dtype != np.int64 or removed.ndim != 1 or np.any(np.diff(removed) <= 0):
         raise DamagedArtifact(f"{directory / REMOVED_FILE} is not a rising list of rows; make the index again")
     if len(removed) and not 0 <= removed[0] <= removed[-1] < rows:
         raise DamagedArtifact(f"{directory / REMOVED_FILE} names rows that the index has not; make the index again")
     return np.asarray(removed)
-
-
-def read_array(content: bytes) -> npt.NDArray[Any]:
-    """The array of a .npy file; ValueError where it is none."""
-    stream = io.BytesIO(content)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("not an array as numpy.save writes it")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if fortran or dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
-        raise ValueError(f"{dtype} {list(shape)} is not what the file holds")
-    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape)
