@@ -134,10 +134,13 @@ def read_ids(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def parse_ids(content: bytes) -> dict[str, npt.NDArray[Any]]:
-    """What `read_ids` says of these bytes of a file. Raises ValueError, KeyError or OSError where it is none."""
+    """What `read_ids` says of these bytes of a file. ValueError, TypeError, KeyError or OSError where it is none."""
     pyarrow, parquet = require("pyarrow", extra="index"), require("pyarrow.parquet", extra="index")
-    table = parquet.read_table(pyarrow.BufferReader(content))
-    columns = {name: np.asarray(table.column(name).to_numpy()) for name in table.column_names}
+    try:
+        table = parquet.read_table(pyarrow.BufferReader(content))
+        columns = {name: np.asarray(table.column(name).to_numpy()) for name in table.column_names}
+    except pyarrow.ArrowException as error:  # some of which are neither of these
+        raise ValueError(f"no Parquet table ({error!s:.200})") from error
     columns["findings"] = np.stack([columns.pop(finding.label) for finding in Finding], axis=1).astype(np.int8)
     return columns
 

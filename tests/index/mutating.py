@@ -264,7 +264,8 @@ def main():
         rng, number = np.random.default_rng([seed, number]), number + 1
         say(f"change {number - 1} of seed {seed}")
         found = damage(scenes, rng, number) if family == "damaged" else forge(scenes, rng, number, asked)
-        counted[found] += found is not None
+        if found is not None:
+            counted[found] += 1
     say(json.dumps({**counted, "grown": peak_bytes() - before}))
 
 
