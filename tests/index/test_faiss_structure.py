@@ -63,7 +63,7 @@ FORGED = {
     "other blocks": (lambda: with_mode(made("PQ8x4fs"), ntotal2=1 << 20), "blocks of 8 parts"),
     "codes sorted": (lambda: with_mode(made("PQ8x4np"), search_type=faiss.IndexPQ.ST_polysemous), "search_type"),
     "another type inside": (lambda: refined(numbered()), "a part of type IndexIDMap"),
-    "refining again and again": (lambda: refined(made("Flat"), 5), "a part of type IndexRefine,"),
+    "refining again and again": (lambda: refined(made("Flat"), 5), "a part of type IndexRefineFlat,"),
 }
 
 
