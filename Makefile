@@ -58,10 +58,12 @@ types: $(STAMP)-dev ## mypy --strict
 	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml chextriev
 
 # serving/bench/get_perf_analyzer.sh fetches Triton's own load generator, to measure with it as well.
-bench: $(STAMP) ## measure speed, PERF_ANALYZER=<program> as well; JSON under eval/results/
+bench: $(STAMP) ## measure speed, PERF_ANALYZER=<program> and EMBEDDINGS=<folder> as well; JSON under eval/results/
 	@mkdir -p eval/results
-	for part in data encode train index eval; do \
+	for part in data encode train eval; do \
 		$(BIN)/chextriev bench $$part --out eval/results/bench-$$part.json || exit 1; done
+	$(BIN)/chextriev bench index --large 1000000 $(if $(EMBEDDINGS),--vectors '$(EMBEDDINGS)') \
+		--out eval/results/bench-index.json --plot eval/results/bench-index.svg
 	$(BIN)/chextriev bench serve --minutes 10 $(if $(PERF_ANALYZER),--perf-analyzer '$(PERF_ANALYZER)') \
 		--out eval/results/bench-serve.json --plot eval/results/bench-serve.svg
 
