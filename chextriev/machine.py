@@ -2,6 +2,7 @@
 
 import os
 import platform
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -34,15 +35,18 @@ def cpu_arithmetic() -> str:
 def time_in_turn(works: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, list[float]]:
     """Seconds of each piece of work, `repeats` times in turn after a first call of each that is not counted.
 
-    Turns let a busy machine slow all of them alike, so that their ratios hold.
+    Turns let a busy machine slow all of them alike, so that their ratios hold. Their order is drawn for each turn (the
+    same draws every time), since threads of what ran last may still wait busily and slow what follows.
     """
+    draw, order = random.Random(0), list(works)
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
     for _ in range(repeats):
-        for name, work in works.items():
+        draw.shuffle(order)
+        for name in order:
             begun = time.perf_counter()
-            work()
+            works[name]()
             seconds[name].append(time.perf_counter() - begun)
     return seconds
 

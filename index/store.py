@@ -3,8 +3,8 @@
     INDEX/CURRENT                 the generation that readers open, and below it those that they opened before
     INDEX/generations/000002-…/   a generation, immutable: its number and the first digits of its manifest's sha256
 
-A generation is whole and on disk before it gets its name, and a name is never used twice. Readers hold what they opened
-until they open it anew. One writer at a time holds the lock of the directory, which ends with its process.
+A generation is whole and on disk before it gets its name, which ends in digits of its digest. Readers hold what they
+opened until they open it anew. One writer at a time holds the lock of the directory, which ends with its process.
 """
 
 import os
