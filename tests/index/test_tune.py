@@ -42,7 +42,7 @@ def test_the_cheapest_measured_setting_that_reaches_the_goal(built, made, wanted
     assert scan_cost(built, {"nprobe": spec.nprobe, "rerank": spec.rerank}, K) == min(costs)
     assert {each["nprobe"] for each in measured} > {4}
     for each in measured:
-        assert each["reached"] == (each["ann_recall"] >= 0.902)
+        assert each["reached"] == (each["ann_recall"] >= 0.904)
 
 
 def test_a_higher_goal_costs_more_and_the_same_goal_the_same(built, made, wanted):
@@ -80,7 +80,7 @@ def test_a_query_that_stands_in_the_index_does_not_count_itself(built, made):
     groups = (own, np.arange(N))
     wanted = exact_search(made[own], made[:N], K, groups=groups)[1]
     counted, measured = tune(built, made[own], wanted, Goal(recall=0.9), own=own)
-    found = built.search(made[own], K + 1, Scan(nprobe=counted.nprobe, rerank=counted.rerank))[1]
+    found = built.search(made[own], K + 1, Scan(nprobe=counted.nprobe, rerank=(counted.rerank * K + 1) / (K + 1)))[1]
     assert overlap(np.where(found == own[:, None], -1, found), wanted) >= least_recall(Goal(recall=0.9))
     _, deeper = tune(built, made[own], wanted, Goal(recall=0.9))
     assert deeper[0]["ann_recall"] < measured[0]["ann_recall"]
