@@ -6,7 +6,7 @@ one int8 column a finding) and a manifest whose recipe names the encoder and the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from chextriev.anatomy import N_REGIONS, Finding
 from chextriev.artifacts import open_artifact
-from chextriev.errors import CountMismatch, DamagedArtifact, EmptySplit
+from chextriev.errors import CountMismatch, DamagedArtifact, EmptySplit, InvalidValue
 from chextriev.lazy_rows import LazyRows
 from chextriev.optional import require
 from chextriev.row_file import map_array, writing_rows
@@ -41,15 +41,15 @@ class EmbeddingSet:
     there are none.
     """
 
-    vectors: npt.NDArray[np.float32]
-    image_id: npt.NDArray[Any]
-    study_id: npt.NDArray[np.object_]
-    patient_id: npt.NDArray[np.object_]
-    findings: npt.NDArray[np.int8]
-    metadata: Mapping[str, npt.NDArray[Any]]
+    vectors: npt.NDArray[np.float32] = field(repr=False)  # what is printed of a set tells of no radiograph
+    image_id: npt.NDArray[Any] = field(repr=False)
+    study_id: npt.NDArray[np.object_] = field(repr=False)
+    patient_id: npt.NDArray[np.object_] = field(repr=False)
+    findings: npt.NDArray[np.int8] = field(repr=False)
+    metadata: Mapping[str, npt.NDArray[Any]] = field(repr=False)
     encoder_digest: str
     digest: str = ""
-    region_vectors: RegionVectors | None = None
+    region_vectors: RegionVectors | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         columns = (self.image_id, self.study_id, self.patient_id, self.findings, *self.metadata.values())
@@ -125,7 +125,11 @@ def write_ids(embeddings: EmbeddingSet, path: Path) -> None:
         **embeddings.metadata,
         **{finding.label: embeddings.findings[:, finding] for finding in Finding},
     }
-    parquet.write_table(pyarrow.table({name: pyarrow.array(c, from_pandas=True) for name, c in columns.items()}), path)
+    try:
+        table = pyarrow.table({name: pyarrow.array(c, from_pandas=True) for name, c in columns.items()})
+    except UnicodeEncodeError as error:
+        raise InvalidValue(f"an id or a value of the metadata is no text ({error.reason}); write it as UTF-8") from None
+    parquet.write_table(table, path)
 
 
 def read_ids(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -63,7 +63,7 @@ def build_index(
     asked = _asked(settings, spec)
     check_ids(source)
     store = IndexStore(out)
-    with store.writing():
+    with store.writing(new=True):
         made = store.add(lambda scratch: write_generation(source, scratch, asked), publish=asked.publish)
     return open_artifact(made.directory, KIND)
 

@@ -62,7 +62,7 @@ def unit_rows(vectors: npt.NDArray[Any], label: str, *, first: int = 0) -> Vecto
             f"{label} {first + row} {what} ({len(unusable)} of {len(vectors)} such here); "
             "cosine needs finite vectors that are not zero: leave it out or make it again"
         )
-    return np.asarray(vectors / lengths[:, None], np.float32)
+    return np.ascontiguousarray(vectors / lengths[:, None], np.float32)
 
 
 def _check_shapes(queries: Vectors, gallery: Vectors, groups: Groups | None) -> None:

@@ -5,10 +5,12 @@ make no array larger than the file.
 """
 
 import os
+import re
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from chextriev.errors import DamagedArtifact
@@ -102,10 +104,18 @@ def _limited(size: int) -> Iterator[None]:
             faiss.set_deserialization_loop_limit(loops)
 
 
+def write_file(write: Any, index: Any, path: Path) -> None:
+    """Have Faiss write a file; OSError where it cannot, as on a full disk."""
+    try:
+        write(index, str(path))
+    except RuntimeError as error:
+        raise OSError(f"{path.name} cannot be written ({reason(error)}); is the disk full?") from error
+
+
 def reason(error: Exception) -> str:
     """What Faiss says, without where in its source it says so."""
     text = str(error)
     for mark in ("failed: ", "Error: ", ".cpp:"):
         if mark in text:
-            return text.split(mark, 1)[1].strip()
+            return re.sub(r"^\d+: ", "", text.split(mark, 1)[1].strip())
     return text

@@ -23,7 +23,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_CONDITION = re.compile(r"\s*(\w[\w ./-]*?)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*", re.DOTALL)
+_CONDITION = re.compile(r"\s*([^=!<>\s][^=!<>]*?)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,11 @@ class Filter:
     def __str__(self) -> str:
         return f"{self.column} {self.operator} {', '.join(map(_quoted, self.values))}"
 
-    def number(self, value: str | None = None) -> float:
-        """A value as a finite number."""
+    def number(self, value: str | None = None) -> int | float:
+        """A value as a finite number; an integer as such, as a float has 53 bits and an id 64."""
         text = self.values[0] if value is None else value
+        if re.fullmatch(r"[+-]?[0-9]{1,30}", text):
+            return int(text)
         try:
             number = float(text)
         except ValueError:
@@ -82,7 +84,13 @@ def parse_filter(text: str) -> Filter:
             " 'finding = pneumothorax, pneumonia'"
         )
     column, sign, values = found.groups()
-    (listed,) = csv.reader([values], skipinitialspace=True) if values else ([""],)
+    try:
+        (listed,) = csv.reader([values], skipinitialspace=True, strict=True) if values else ([""],)
+    except csv.Error:
+        raise InvalidSetting(
+            f"filter {text!r:.80} has an open quote or a line break in its values; write for example"
+            " 'site = A, \"B, North\"'"
+        ) from None
     return Filter(column, sign, tuple(value.strip() for value in listed))
 
 
@@ -134,18 +142,11 @@ def _word(value: Any) -> str | None:
     return None if value is None or value != value else str(value)
 
 
-def _as_number(condition: Filter, value: str, column: npt.NDArray[Any]) -> int | float:
-    """A value of a condition; an integer beside integers, as a float has 53 bits and an id 64."""
-    if column.dtype.kind in "iu" and re.fullmatch(r"[+-]?\d{1,19}", value) and abs(int(value)) < 2**63:
-        return int(value)
-    return condition.number(value)
-
-
 def _meets_number(condition: Filter, column: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     known = np.isfinite(column)
     if condition.column == "age":
         known &= column >= 0
     if condition.operator in NUMBERS:
         return np.asarray(known & _COMPARE[condition.operator](column, condition.number()))
-    same = np.isin(column, [_as_number(condition, value, column) for value in condition.values])
+    same = np.isin(column, [condition.number(value) for value in condition.values])
     return np.asarray(known & (same if condition.operator == "=" else ~same))

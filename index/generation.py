@@ -10,7 +10,7 @@ region_codes.npy, region_codes_delta.npy, region_codebooks.npy    see `region_co
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -60,12 +60,12 @@ class Generation:
     """
 
     directory: Path
-    manifest: Manifest
-    main: Part
-    delta: Part | None
-    removed: Rows
-    columns: dict[str, npt.NDArray[Any]]
-    regions: RegionCodes | None
+    manifest: Manifest = field(repr=False)
+    main: Part = field(repr=False)  # what is printed of an index tells of no radiograph
+    delta: Part | None = field(repr=False)
+    removed: Rows = field(repr=False)
+    columns: dict[str, npt.NDArray[Any]] = field(repr=False)
+    regions: RegionCodes | None = field(repr=False)
 
     @property
     def rows(self) -> int:

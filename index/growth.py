@@ -36,6 +36,7 @@ from chextriev.index.region_codes import DELTA_FILE as REGION_DELTA_FILE
 from chextriev.index.retriever import check_same_encoder
 from chextriev.index.spec import HAMMING, Goal, IndexSpec, choose_spec
 from chextriev.index.store import IndexStore, link_or_copy
+from chextriev.scratch import reserve
 
 _MAIN_FILES = (INDEX_FILE, CODES_FILE, CODEBOOKS_FILE, REGION_CODES_FILE)
 _BLOCK = 16_384
@@ -68,8 +69,10 @@ def remove(directory: str | Path, image_ids: Iterable[ImageId]) -> Manifest:
         row_of = old.rows_by_id()
         asked = list(dict.fromkeys(image_ids))
         unknown = [each for each in asked if each not in row_of]
-        if unknown or not asked:
-            first = f"{unknown[0]!r:.80}" if unknown else "none"
+        if not asked:
+            raise InvalidValue("no image to remove was named; give ids")
+        if unknown:
+            first = f"{unknown[0]!r:.80}"
             raise InvalidValue(
                 f"{len(unknown)} of {len(asked)} images to remove are not in the index, the first: {first}; nothing was"
                 " removed: give ids that it holds"
@@ -83,7 +86,7 @@ def compact(directory: str | Path, *, spec: IndexSpec | None = None) -> Manifest
     """Make one index of the main part and what was added, without what was removed, and publish it.
 
     spec: in place of its own, which is chosen anew where it was `auto`. The vectors are those that the index stores:
-    a score changes by less than half precision errs, or not at all.
+    scores of Flat and half precision stay as they are; what was added to an index of other codes is coded now.
     """
     store = IndexStore(directory)
     with store.writing():
@@ -200,6 +203,7 @@ def _stored_vectors(old: Generation, rows: Rows, scratch: Path) -> npt.NDArray[n
     vectors: npt.NDArray[np.float32] = np.lib.format.open_memmap(
         path, mode="w+", dtype=np.float32, shape=(len(rows), old.main.width)
     )
+    reserve(path)
     path.unlink()
     first = 0
     for part in (old.main, old.delta):

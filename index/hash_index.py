@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from chextriev.errors import InvalidSetting
 from chextriev.index.exact import Rows, Scores
-from chextriev.index.faiss_files import reason
+from chextriev.index.faiss_files import reason, write_file
 from chextriev.index.spec import IndexSpec
 from chextriev.index.vector_index import ADD_BLOCK, ANY, Scan, best_first, check_queries, faiss, selector
 from chextriev.progress import track
@@ -69,7 +69,7 @@ class HashIndex:
 
     def save(self, path: Path) -> None:
         """Write one Faiss file, and the codes as `codes.npy` beside it where they lie in lists."""
-        faiss.write_index_binary(self.faiss_index, str(path))
+        write_file(faiss.write_index_binary, self.faiss_index, path)
         if self.faiss_index is not self.flat:
             np.save(path.with_name(f"{path.stem}-codes.npy"), self.codes())
 

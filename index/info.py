@@ -52,7 +52,7 @@ def copy_index(source: str | Path, directory: str | Path) -> Published:
     found = find_generation(source)
     manifest = open_generation(found).manifest
     store = IndexStore(directory)
-    with store.writing():
+    with store.writing(new=True):
         if store.exists:
             held = read_manifest(store.current, KIND).recipe.parents.get("encoder", "")
             new = manifest.recipe.parents.get("encoder", "")

@@ -32,6 +32,7 @@ from chextriev.index.milvus_rows import check_values, insert, plain_id
 from chextriev.index.milvus_schema import (
     CARD,
     ID,
+    INTEGER,
     METRIC,
     VECTOR,
     Card,
@@ -43,7 +44,7 @@ from chextriev.index.milvus_schema import (
 )
 from chextriev.index.milvus_search import IDS_AT_ONCE, Collection, search_collection
 from chextriev.index.milvus_server import FLUSH_S, TIMEOUT_S, Connection, connect
-from chextriev.index.retriever import SearchOptions, check_same_encoder, read_request
+from chextriev.index.retriever import SearchOptions, as_held, check_same_encoder, read_request
 from chextriev.index.spec import IndexSpec
 
 CONSISTENCY = ("Strong", "Bounded", "Session", "Eventually")
@@ -79,7 +80,8 @@ class MilvusIndex:
 
     def holds(self, image_id: ImageId | None, patient_id: str | None = None) -> bool:
         """Whether it has this image, or any of this patient."""
-        if image_id is not None and any(self.collection.held([image_id])):
+        (image,) = as_held([image_id], integers=self.collection.card.ids == INTEGER)
+        if image is not None and any(self.collection.held([image])):
             return True
         where = one_of("patient_id", [patient_id or ""])
         return bool(patient_id) and self.collection.query(where, ["count(*)"])[0]["count(*)"] > 0

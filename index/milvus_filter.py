@@ -95,7 +95,7 @@ def _integer(condition: Filter, column: Column) -> str | None:
         part = f"{column.field} <= {most}" if upper else f"{column.field} >= {least}"
         return f"{known} and {part}" if known else part
     numbers = [condition.number(value) for value in condition.values]
-    members = [int(number) for number in numbers if number.is_integer() and least <= number <= most]
+    members = [int(number) for number in numbers if int(number) == number and least <= number <= most]
     if condition.operator == "=":
         members = [member for member in members if member >= 0 or not known]
         return one_of(column.field, members) if members else NOTHING

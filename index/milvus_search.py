@@ -31,7 +31,7 @@ from chextriev.index.milvus_schema import (
     known,
 )
 from chextriev.index.milvus_server import Connection
-from chextriev.index.retriever import Request
+from chextriev.index.retriever import Request, as_held
 
 MOST = 16_384  # results that Milvus gives to a query, and rows to a question
 MOST_HITS = 16_000  # of them, so that there is room for the images of the query's own patient
@@ -136,18 +136,17 @@ def _check(card: Card, request: Request) -> None:
 
 def _queries(collection: Collection, request: Request) -> list[_Query]:
     """The queries, with the patients looked up that were not given."""
+    images = as_held(request.image_ids, integers=collection.card.ids == INTEGER)
     lookup = [
         image
-        for image, patient in zip(request.image_ids, request.patient_ids, strict=True)
+        for image, patient in zip(images, request.patient_ids, strict=True)
         if image is not None and patient is None
     ]
     field = collection.card.columns["patient_id"].field
     patient_of = {row[ID]: row[field] for row in collection.held(lookup, [field])}
     return [
         _Query(vector, image, str(patient if patient is not None else patient_of.get(image, "")) or None)
-        for vector, image, patient in zip(
-            unit_rows(request.vectors, "query"), request.image_ids, request.patient_ids, strict=True
-        )
+        for vector, image, patient in zip(unit_rows(request.vectors, "query"), images, request.patient_ids, strict=True)
     ]
 
 

@@ -28,6 +28,7 @@ from chextriev.index.region_scan import RegionCodes as RegionCodes
 from chextriev.optional import require
 from chextriev.progress import track
 from chextriev.row_file import map_array
+from chextriev.scratch import reserve
 
 CODES_FILE = "region_codes.npy"
 DELTA_FILE = "region_codes_delta.npy"
@@ -211,7 +212,9 @@ def _of_region(region_vectors: RegionVectors, rows: Rows, region: Region) -> Vec
 def _new_codes(path: Path, size: int, count: int) -> Codes:
     """A new file, never another's content: what was there may be linked elsewhere."""
     path.unlink(missing_ok=True)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(N_REGIONS, size, count))
+    codes: Codes = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(N_REGIONS, size, count))
+    reserve(path)
+    return codes
 
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:

@@ -16,7 +16,7 @@ def write_results(found: Sequence[Sequence[Hit]], path: Path) -> None:
         {
             "query": pyarrow.array([query for query, _, _ in rows], pyarrow.int64()),
             "rank": pyarrow.array([rank for _, rank, _ in rows], pyarrow.int32()),
-            "id": pyarrow.array([hit.image_id for _, _, hit in rows]),
+            "id": pyarrow.array([hit.image_id for _, _, hit in rows], None if rows else pyarrow.string()),
             "score": pyarrow.array([hit.score for _, _, hit in rows], pyarrow.float32()),
         }
     )

@@ -1,6 +1,8 @@
 """What every index answers, whether it lies on this machine or in a database: the same call and the same hits."""
 
-from collections.abc import Mapping, Sequence
+import operator
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, Unpack
 
@@ -9,11 +11,12 @@ import numpy.typing as npt
 
 from chextriev.anatomy import Region
 from chextriev.encoder import Embeddings
-from chextriev.errors import CountMismatch, InvalidSetting, OtherEncoder
+from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue, OtherEncoder
 from chextriev.hits import Hit, ImageId
 from chextriev.index.filters import Filter, Where, read_filters
 
 Ids = Sequence[ImageId | None]
+_INTEGER = re.compile("[+-]?[0-9]{1,19}")
 
 
 class Ranking(TypedDict, total=False):
@@ -66,9 +69,6 @@ class Request:
     region_vectors: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("k", self.k), ("nprobe", self.nprobe), ("candidates", self.candidates)):
-            if value is not None and value < 1:
-                raise InvalidSetting(f"{name} = {value}; give 1 or more")
         for name, ids in (("image_ids", self.image_ids), ("patient_ids", self.patient_ids)):
             if len(ids) != len(self.vectors):
                 raise CountMismatch(
@@ -112,26 +112,53 @@ def read_request(
     if unknown:
         allowed = ", ".join(sorted(_OPTIONS))
         raise InvalidSetting(f"search has no option {unknown[0]!r}; choose from {allowed}")
-    image_ids, region_vectors = options.get("image_ids"), None
+    k, image_ids, region_vectors = _whole("k", k), options.get("image_ids"), None
     if isinstance(queries, Embeddings):
         retriever.check_encoder(queries.encoder_digest)
         image_ids = queries.image_ids if image_ids is None else image_ids
         region_vectors = queries.region_vectors
         queries = queries.vectors
+    queries = _vectors(queries)
     nobody: Ids = [None] * len(queries)
     patient_ids = options.get("patient_ids")
+    nprobe, candidates = options.get("nprobe"), options.get("candidates")
     return Request(
         queries,
         k,
         nobody if image_ids is None else image_ids,
         nobody if patient_ids is None else patient_ids,
-        filters=read_filters(options.get("where", ())),
-        nprobe=options.get("nprobe"),
+        filters=read_filters(options.get("where") or ()),
+        nprobe=None if nprobe is None else _whole("nprobe", nprobe),
         exact=options.get("exact", False),
         regions=_weights(options.get("regions"), region_vectors),
-        candidates=options.get("candidates"),
+        candidates=None if candidates is None else _whole("candidates", candidates),
         region_vectors=region_vectors,
     )
+
+
+def as_held(ids: Iterable[Any], *, integers: bool) -> list[ImageId | None]:
+    """Ids in the type that an index has them in, text or integers; None where none of that type is meant."""
+    if not integers:
+        return [None if each is None else str(each) for each in ids]
+    return [int(each) if each is not None and _INTEGER.fullmatch(str(each)) else None for each in ids]
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number that Faiss and Milvus can count with."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidSetting(f"{name} = {value!r:.80}; give a whole number, 1 or more") from None
+    if not 1 <= number < 2**31:
+        raise InvalidSetting(f"{name} = {number:.3g}; give 1 or more, and less than 2,147,483,648")
+    return number
+
+
+def _vectors(queries: Any) -> npt.NDArray[Any]:
+    vectors = np.asarray(queries)
+    if vectors.dtype.kind not in "fiub":
+        raise InvalidValue(f"queries hold {vectors.dtype}; vectors [number, width] of float32 are needed")
+    return vectors
 
 
 def check_same_encoder(queries: str, held: str) -> None:
@@ -153,9 +180,15 @@ def _weights(
 ) -> dict[Region, float] | None:
     if regions is None:
         return None
+    if not isinstance(regions, Mapping):
+        raise InvalidSetting(f"regions = {regions!r:.80}; give a weight by region, such as {{'left lung': 1}}")
     if region_vectors is None:
         raise InvalidSetting("regions need queries with region vectors: give what an encoder of regions returned")
-    weights = {Region.from_label(name): float(weight) for name, weight in regions.items()}
-    if not weights or not all(np.isfinite(weight) and weight > 0 for weight in weights.values()):
+    weights = {Region.from_label(name): weight for name, weight in regions.items()}
+    if not weights or not all(_is_weight(weight) for weight in weights.values()):
         raise InvalidSetting(f"regions = {dict(regions)}; give at least one region, each with a positive weight")
-    return weights
+    return {region: float(weight) for region, weight in weights.items()}
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and 0 < float(value) < float("inf")

@@ -22,7 +22,7 @@ from chextriev.index.generation import ID_COLUMNS, KIND, Generation, open_genera
 from chextriev.index.gpu import GpuVectorIndex, move_to_gpu
 from chextriev.index.gpu_devices import CPU
 from chextriev.index.hash_index import distance
-from chextriev.index.retriever import Request, SearchOptions, check_same_encoder, read_request
+from chextriev.index.retriever import Request, SearchOptions, as_held, check_same_encoder, read_request
 from chextriev.index.spec import HAMMING
 from chextriev.index.store import CURRENT, IndexStore
 from chextriev.index.vector_index import Scan, VectorIndex, best_first
@@ -71,7 +71,8 @@ class Index:
 
     def holds(self, image_id: ImageId | None, patient_id: str | None = None) -> bool:
         """Whether it has this image, or any of this patient."""
-        return image_id in self._row_of or patient_id in self._code_of
+        (image,) = as_held([image_id], integers=self._has_integers)
+        return image in self._row_of or (patient_id is not None and str(patient_id) in self._code_of)
 
     def reloaded(self) -> "Index":
         """The index as it is published now: this very one if nothing has changed."""
@@ -98,45 +99,52 @@ class Index:
     def search_rows(
         self, queries: Embeddings | npt.NDArray[Any], k: int = 10, **options: Unpack[SearchOptions]
     ) -> tuple[Scores, Rows]:
-        """`search` as arrays: scores [Q, k] float32 and rows of the index [Q, k] int64.
+        """`search` as arrays: scores [Q, K] float32 and rows of the index [Q, K] int64; K is k, or N if that is less.
 
-        Where fewer than k remain, the end of a line holds score -inf and row -1.
+        Where fewer remain, the end of a line holds score -inf and row -1.
         """
         request = read_request(self, queries, k, options)
-        own_row, own_patient = self._query_codes(request.image_ids, request.patient_ids)
-        excluded = int(self._images_of[own_patient].max(initial=0)) + int((own_row >= 0).any())
-        scores, rows = self._ranked(request, k + excluded)
+        own = self._query_codes(request.image_ids, request.patient_ids)
+        excluded = int(self._images_of[own[1]].max(initial=0)) + int((own[0] >= 0).any())
+        if request.regions is None or request.candidates is not None:
+            count = request.k if request.candidates is None else request.candidates
+            found = self._others(self._by_embedding(request, count + excluded), own, count)
+            return found if request.regions is None else self._by_regions(request, found[1])
+        count = min(request.k + excluded, self.generation.rows)
+        return self._others(self._by_regions(request, None, count), own, request.k)
+
+    def _others(self, found: tuple[Scores, Rows], own: tuple[Rows, Rows], count: int) -> tuple[Scores, Rows]:
+        """The first `count` of each line that are neither the query nor of its patient, by rows and codes [Q]."""
+        (scores, rows), (own_row, own_patient) = found, own
         allowed = (rows >= 0) & (rows != own_row[:, None])
-        if excluded:
+        if (own_patient != _NOBODY).any():
             allowed &= (self._patients[rows] != own_patient[:, None]) | (own_patient[:, None] == _NOBODY)
         scores, rows = np.where(allowed, scores, np.float32(-np.inf)), np.where(allowed, rows, -1)
-        order = np.argsort(~allowed, axis=1, kind="stable")[:, :k]
+        order = np.argsort(~allowed, axis=1, kind="stable")[:, :count]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
-    def _ranked(self, request: Request, count: int) -> tuple[Scores, Rows]:
-        """The best rows that the filters allow, by embedding or by regions, nobody left out."""
-        allowed = self._live
-        if request.filters:
-            allowed = np.logical_and.reduce([self._mask(each) for each in request.filters])
-            allowed &= True if self._live is None else self._live
-        asked, weights = request.region_vectors, request.regions
-        if asked is None or weights is None:
-            return self._by_embedding(request, count, allowed)
-        regions = self.generation.regions
-        if regions is None:
+    def _allowed(self, request: Request) -> npt.NDArray[np.bool_] | None:
+        """[N] bool: the rows that meet the filters and were not removed; None where every row may be found."""
+        if not request.filters:
+            return self._live
+        allowed: npt.NDArray[np.bool_] = np.logical_and.reduce([self._mask(each) for each in request.filters])
+        return allowed if self._live is None else allowed & self._live
+
+    def _by_regions(self, request: Request, candidates: Rows | None, count: int = 0) -> tuple[Scores, Rows]:
+        """The best `count` rows by the regions asked for, or the k best of these candidates [Q, C]."""
+        regions, asked, weights = self.generation.regions, request.region_vectors, request.regions
+        if regions is None or asked is None or weights is None:
             raise InvalidSetting(
                 "this index holds no region vectors; embed with --regions and build it again to search by region"
             )
-        if request.candidates is None:
-            found: tuple[Scores, Rows] = regions.search(asked, weights, count, allowed=allowed, rank=self._rank)
-            return found
-        _, rows = self._by_embedding(request, max(request.candidates, 1), allowed)
-        scores = regions.scores(asked, weights, rows)
-        return best_first(scores, rows, min(count, rows.shape[1]), self._rank)
+        if candidates is None:
+            return regions.search(asked, weights, count, allowed=self._allowed(request), rank=self._rank)
+        scores = regions.scores(asked, weights, candidates)
+        return best_first(scores, candidates, min(request.k, candidates.shape[1]), self._rank)
 
-    def _by_embedding(self, request: Request, count: int, allowed: npt.NDArray[np.bool_] | None) -> tuple[Scores, Rows]:
-        """The main part and the delta, each searched and merged."""
-        found, first = [], 0
+    def _by_embedding(self, request: Request, count: int) -> tuple[Scores, Rows]:
+        """The main part and the delta, each searched and merged; nobody is left out."""
+        found, first, allowed = list[tuple[Scores, Rows]](), 0, self._allowed(request)
         for part in (self.placed or self.generation.main, self.generation.delta):
             if part is None:
                 continue
@@ -160,8 +168,9 @@ class Index:
         if all(each is None for each in images) and all(each is None for each in patients):
             nobody = np.full(len(images), -1, np.int64)
             return nobody, nobody
-        rows = np.array([-1 if image is None else self._row_of.get(image, -1) for image in images], np.int64)
-        known = [self._code_of.get(patient, _NOBODY) for patient in patients]
+        held = as_held(images, integers=self._has_integers)
+        rows = np.array([-1 if image is None else self._row_of.get(image, -1) for image in held], np.int64)
+        known = [self._code_of.get(patient, _NOBODY) for patient in as_held(patients, integers=False)]
         looked_up = np.where(rows >= 0, self._patients[rows], _NOBODY)
         given = np.array([patient is not None for patient in patients], np.bool_)
         return rows, np.where(given, np.array(known, np.int64), looked_up)
@@ -214,6 +223,10 @@ class Index:
         rank = np.empty(len(ids), np.int64)
         rank[order] = np.arange(len(ids))
         return rank
+
+    @property
+    def _has_integers(self) -> bool:
+        return bool(self.columns["image_id"].dtype.kind == "i")
 
     @cached_property
     def _row_of(self) -> Mapping[ImageId, int]:

@@ -51,6 +51,8 @@ class IndexSpec:
                 f"index spec {self.factory!r} searches transformed vectors, whose scores are no cosines; add ',RFlat'"
                 " or ',Refine(SQfp16)' so that the candidates are scored again"
             )
+        if re.search(r"(IVF|HNSW|PQ|PCA)0+(?!\d)", self.factory):
+            raise InvalidSetting(f"index spec {self.factory!r} asks for none of something; give numbers from 1 on")
         if self.metric not in METRICS:
             raise InvalidSetting(f"index metric {self.metric!r}; choose one of {', '.join(METRICS)}")
         if (self.metric == HAMMING) != bool(_HASH_FACTORY.fullmatch(self.factory)):

@@ -93,9 +93,14 @@ class IndexStore:
         return [path.name for path in self._folder.iterdir() if NAME.fullmatch(path.name)]
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the lock of the only writer; BusyIndex if another has it. What dead writers left is removed."""
-        self._make()
+    def writing(self, *, new: bool = False) -> Iterator[None]:
+        """Hold the lock of the only writer; BusyIndex if another has it. What dead writers left is removed.
+
+        new: there need be no index yet; NotAnArtifact otherwise.
+        """
+        if not new:
+            self.history()
+        made = self._make()
         with locked(self.directory) as alone:
             if not alone:
                 raise BusyIndex(
@@ -107,20 +112,23 @@ class IndexStore:
                 yield
             finally:
                 if not self.exists:
-                    self._unmake()  # under the lock: the folders of another writer stay
+                    self._unmake(made)  # under the lock: the folders of another writer stay
 
-    def _make(self) -> None:
-        """Make the folders. OutputExists for a directory of something else."""
+    def _make(self) -> list[Path]:
+        """Make the folders that there are not, and name them. OutputExists for a directory of something else."""
         if self.exists or self._folder.is_dir():
             self._folder.mkdir(exist_ok=True)
-            return
+            return [self._folder]
         if self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir())):
             raise OutputExists(f"{self.directory} exists and is not an index; choose another output or move it away")
+        made = [folder for folder in (self._folder, *self._folder.parents) if not folder.exists()]
         self._folder.mkdir(parents=True, exist_ok=True)
+        return made
 
-    def _unmake(self) -> None:
+    @staticmethod
+    def _unmake(made: list[Path]) -> None:
         """Remove the folders of an index that never came to be, unless somebody has put something in."""
-        for folder in (self._folder, self.directory):
+        for folder in made:
             with suppress(OSError):
                 folder.rmdir()
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from chextriev.errors import CountMismatch, InvalidSetting
 from chextriev.index.exact import PROPOSAL_MARGIN, Rows, Scores, Vectors, unit_rows
-from chextriev.index.faiss_files import FOURCCS, KNOWN_TYPES, reason
+from chextriev.index.faiss_files import FOURCCS, KNOWN_TYPES, reason, write_file
 from chextriev.index.gpu_build import finding_lists, train_lists
 from chextriev.index.gpu_devices import Copier
 from chextriev.index.spec import IndexSpec
@@ -77,10 +77,31 @@ class VectorIndex:
             if isinstance(searched, faiss.IndexFlat):
                 scores, rows = _search_flat(searched, unit, count, scan.allowed)
             else:
-                fetch = min(count + TIE_SLACK, len(self))
-                rerank = max(1.0, min((scan.rerank or self.spec.rerank) * count, len(self)) / fetch)
-                scores, rows = _search(searched, unit, fetch, replace(self._filled(scan), rerank=rerank))
-        return best_first(scores, rows, count, scan.rank)
+                scores, rows = self._search_approximately(searched, unit, count, scan)
+        scores, rows = best_first(scores, rows, count, scan.rank)
+        if scan.exact or count > self._findable(scan):
+            return scores, rows
+        short = rows[:, -1] < 0  # the lists or the graph hold too few: no query is told that fewer remain than do
+        if short.any():
+            scores[short], rows[short] = self.search(unit[short], count, replace(scan, nprobe=None, exact=True))
+        return scores, rows
+
+    def _findable(self, scan: Scan) -> int:
+        return len(self) if scan.allowed is None else int(np.count_nonzero(scan.allowed))
+
+    def _search_approximately(self, searched: Any, unit: Vectors, count: int, scan: Scan) -> tuple[Scores, Rows]:
+        """Candidates of which none left out scores as the last of `count` does, so that ties can be ordered."""
+        fetch, scan = min(count + TIE_SLACK, len(self)), self._filled(scan)
+        wanted = min((scan.rerank or self.spec.rerank) * count, len(self))
+        scores, rows = _search(searched, unit, fetch, replace(scan, rerank=max(1.0, wanted / fetch)))
+        tied = np.flatnonzero((scores[:, -1] >= scores[:, count - 1]) & (rows[:, -1] >= 0))
+        while len(tied) and fetch < len(self):
+            fetch = min(4 * fetch, len(self))
+            more = _search(searched, unit[tied], fetch, replace(scan, rerank=max(1.0, wanted / fetch)))
+            scores[tied, :count], rows[tied, :count] = best_first(*more, count, scan.rank)
+            rows[tied, count:] = -1
+            tied = tied[(more[0][:, -1] >= scores[tied, count - 1]) & (more[1][:, -1] >= 0)]
+        return scores, rows
 
     def _chosen(self, scan: Scan) -> tuple[Any, Scan]:
         """The part of the index to search, and how: the stored vectors one by one where that is asked or cheaper."""
@@ -91,7 +112,7 @@ class VectorIndex:
             )
         exact = scan.exact
         if scan.allowed is not None and not exact:
-            count = int(np.count_nonzero(scan.allowed))
+            count = self._findable(scan)
             exact = count <= SCAN_BELOW
             if lists is not None and not exact:  # the fewer are allowed, the more lists hold the nearest of them
                 nprobe = (scan.nprobe or self.spec.nprobe) * len(self) / count
@@ -120,7 +141,7 @@ class VectorIndex:
 
     def save(self, path: Path) -> None:
         """Write one Faiss file."""
-        faiss.write_index(self.faiss_index, str(path))
+        write_file(faiss.write_index, self.faiss_index, path)
 
 
 @contextmanager

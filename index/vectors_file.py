@@ -13,11 +13,13 @@ from chextriev.anatomy import N_FINDINGS, Finding
 from chextriev.artifacts import file_digest
 from chextriev.embedding_set import EmbeddingSet, read_embeddings
 from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue, MissingFile
+from chextriev.index.filters import FINDINGS
 from chextriev.optional import require
 
 UNKNOWN = -1
+OLDEST = 150
 _IDS = ("image_id", "study_id", "patient_id")
-_NAMED = (*_IDS, "findings", "row")
+_NAMED = _IDS
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class VectorFiles:
 def read_source(files: VectorFiles) -> EmbeddingSet:
     """The embeddings of a folder, or those made of files; the vectors are memory-mapped."""
     if files.vectors.suffix != ".npy":
+        if files.vectors.is_file() or (files.vectors / "CURRENT").exists():
+            raise InvalidValue(f"{files.vectors} is neither what `chextriev embed` wrote nor a .npy file of vectors")
         return read_embeddings(files.vectors)
     vectors = read_vectors(files.vectors)
     table = read_metadata(files.metadata) if files.metadata else {}
@@ -55,6 +59,9 @@ def read_source(files: VectorFiles) -> EmbeddingSet:
     for name, column in {"ids": ids, **table}.items():
         if len(column) != len(vectors):
             raise CountMismatch(f"{name}: {len(column)} values beside {len(vectors)} vectors; give one to each")
+    taken = [name for name in ("row", "finding", FINDINGS) if name in table]
+    if taken:
+        raise InvalidValue(f"metadata column {taken[0]!r} has a name that the index uses itself; give it another")
     nothing = np.full(len(vectors), None, object)
     labels = Finding.labels()
     findings = np.full((len(vectors), N_FINDINGS), UNKNOWN, np.int8)
@@ -78,18 +85,21 @@ def read_vectors(path: Path) -> npt.NDArray[Any]:
     vectors = _load(path, mapped=True)
     if vectors.ndim != 2 or not vectors.shape[1]:
         raise InvalidValue(f"{path} has shape {list(vectors.shape)}; vectors [number, width] are needed")
+    if vectors.dtype == np.bool_:
+        return vectors.view(np.uint8)
     if vectors.dtype == np.uint8 and (not len(vectors) or vectors.max() <= 1):
         return vectors
     if vectors.dtype.kind != "f":
         raise InvalidValue(f"{path} holds {vectors.dtype}; float32 vectors are needed, or uint8 bits of 0 and 1")
-    return vectors if vectors.dtype == np.float32 else vectors.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and refused as such
+        return vectors if vectors.dtype == np.float32 else vectors.astype(np.float32)
 
 
 def read_id_file(path: Path) -> npt.NDArray[Any]:
     """Ids as int64 [N], or as text [N] object."""
     if path.suffix != ".npy":
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except FileNotFoundError:
             raise MissingFile(f"there is no file {path}; give a .npy of ids, or a text file of one a line") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -128,6 +138,8 @@ def _load(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
         array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
     except FileNotFoundError:
         raise MissingFile(f"there is no file {path}; give a .npy file, as numpy.save writes") from None
+    except PermissionError:
+        raise
     except (OSError, ValueError, EOFError) as error:
         raise InvalidValue(
             f"{path} is not a .npy file of numbers ({error!s:.200}); write it with numpy.save"
@@ -185,7 +197,13 @@ def _metadata(table: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[An
         ages = columns["age"]
         if ages.dtype.kind not in "iuf":
             raise InvalidValue(f"metadata column 'age' holds {ages.dtype}; ages are years, in numbers")
-        columns["age"] = np.where(np.isfinite(ages), ages, UNKNOWN).astype(np.int16)
+        ages = np.where(np.isfinite(ages), ages, UNKNOWN)
+        if len(ages) and not (ages.min() >= UNKNOWN and ages.max() <= OLDEST):
+            raise InvalidValue(
+                f"metadata column 'age' reaches from {ages.min()} to {ages.max()}; ages are years, 0 to {OLDEST}, and"
+                " missing or -1 where unknown"
+            )
+        columns["age"] = ages.astype(np.int16)
     for name in ("view", "sex", "split"):
         if name in columns:
             columns[name] = _text(columns[name])

@@ -1,6 +1,7 @@
 """`chextriev index`: make an index, search it, let it grow, publish it and go back."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = _add(actions, "add", "add radiographs to an index", _add_vectors)
     _add_source(add)
     remove = _add(actions, "remove", "have an index not find radiographs any more", _remove)
-    remove.add_argument("image_ids", nargs="*", metavar="ID", help="image ids")
+    remove.add_argument("image_ids", nargs="*", metavar="ID", help="image ids, before any option")
     remove.add_argument("--ids", type=Path, metavar="FILE", help="a .npy of image ids, or a text file of one a line")
     compact = _add(actions, "compact", "make one index of what was added and removed", _compact)
     compact.add_argument("--spec", metavar="S", help="another Faiss factory string")
@@ -47,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     publish.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="another index, to copy what it holds")
     publish.add_argument("--generation", type=int, metavar="N", help="a generation that is in INDEX already")
     _add(actions, "rollback", "have readers open the generation published before", _rollback)
-    collect = _add(actions, "gc", "remove generations that readers do not open any more", _collect)
+    collect = _add(actions, "gc", "remove generations that readers do not open", _collect)
     collect.add_argument(
         "--keep", type=int, default=1, help="generations kept to go back to, beside the current (default: %(default)s)"
     )
@@ -126,8 +127,13 @@ def _build(options: argparse.Namespace) -> None:
 def _build_collection(options: argparse.Namespace, source: "EmbeddingSet") -> None:
     from chextriev.index.milvus import build_collection
 
-    spec = _settings(options).spec
-    made = build_collection(source, options.uri, str(options.out), spec, token=milvus_token())
+    for name in ("recall", "memory", "no_regions", "no_publish"):
+        if getattr(options, name):
+            raise InvalidSetting(
+                f"--{name.replace('_', '-')} is for an index of this machine; leave it out with Milvus"
+            )
+    spec, device = _settings(options).spec, options.index_device
+    made = build_collection(source, options.uri, str(options.out), spec, device=device, token=milvus_token())
     text = f"collection {made['collection']} at {made['address']}: {made['n']:,} vectors, {made['index_type']}"
     emit(options, text, made)
 
@@ -165,7 +171,7 @@ def _search(options: argparse.Namespace) -> None:
 
     if options.out is not None and options.out.exists():
         raise OutputExists(f"{options.out} exists; choose another output or move it away")
-    ids = None if options.ids is None else read_id_file(options.ids).tolist()
+    ids = None if options.ids is None else read_id_file(options.ids).tolist()  # of the index's type, or made so
     queries = read_vectors(options.vectors)
     with opened(options) as index:
         found = index.search(
@@ -176,7 +182,11 @@ def _search(options: argparse.Namespace) -> None:
 
         write_results(found, options.out)
     short = sum(len(hits) < options.k for hits in found)
-    note = [f"{short} of {len(found)} queries have fewer than {options.k} results"] if short else []
+    note = (
+        [f"{short} of {len(found)} queries have fewer than {options.k} results: no more can be found"] if short else []
+    )
+    if note and options.json:
+        print(f"chextriev: note: {note[0]}", file=sys.stderr)
     content = [{"query": query, "hits": [hit_as_json(hit) for hit in hits]} for query, hits in enumerate(found)]
 
     def line(query: int, rank: int, hit: "Hit") -> str:
@@ -206,11 +216,11 @@ def _remove(options: argparse.Namespace) -> None:
     listed = read_id_file(options.ids).tolist() if options.ids else []
     if uses_milvus(options):
         with opened_collection(options) as collection:
-            ids = as_ids(options.image_ids, collection.collection.card.ids) + listed
+            ids = as_ids([*options.image_ids, *map(str, listed)], collection.collection.card.ids)
             _say_collection(options, f"removed {collection.remove(ids):,} radiographs", collection)
         return
     integers = open_index(options.index).columns["image_id"].dtype.kind == "i"
-    ids = as_ids(options.image_ids, "integer" if integers else "text") + listed
+    ids = as_ids([*options.image_ids, *map(str, listed)], "integer" if integers else "text")
     _say(options, f"removed {len(set(ids)):,} radiographs", remove(options.index, ids))
 
 

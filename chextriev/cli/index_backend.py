@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ def milvus_token() -> str | None:
 def opened(options: argparse.Namespace) -> "Iterator[Retriever]":
     """The index that the options name."""
     if uses_milvus(options):
+        if options.index_device != "cpu":
+            raise InvalidSetting("a collection of Milvus is searched where it was built to be; leave the device out")
         with opened_collection(options) as collection:
             yield collection
         return
@@ -79,8 +82,7 @@ def as_ids(texts: list[str], kind: str) -> list[Any]:
     """Ids of the command line as an index has them: `kind` is "integer" or "text"."""
     if kind != _INTEGER:
         return list(texts)
-    try:
-        return [int(text) for text in texts]
-    except ValueError:
-        wrong = next(text for text in texts if not text.lstrip("+-").isdecimal())
-        raise InvalidSetting(f"image id {wrong!r:.80}; the ids of this index are integers") from None
+    wrong = next((text for text in texts if not re.fullmatch("[+-]?[0-9]{1,19}", text)), None)
+    if wrong is not None:
+        raise InvalidSetting(f"image id {wrong!r:.80}; the ids of this index are integers")
+    return [int(text) for text in texts]

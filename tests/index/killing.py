@@ -35,7 +35,7 @@ def prepare(directory):
 
 def write(directory, call):
     store = IndexStore(directory)
-    with store.writing():
+    with store.writing(new=True):
         return call(store)
 
 

@@ -81,6 +81,8 @@ def test_a_condition_reads_back_as_it_is_written(text):
         ("age >= forty", InvalidSetting, "'forty'; a finite number"),
         ("age >= nan", InvalidSetting, "finite number"),
         ("finding > pneumonia", InvalidSetting, "takes one number"),
+        ('site = "abc', InvalidSetting, "open quote or a line break"),
+        ("site = a\nb", InvalidSetting, "open quote or a line break"),
         ("finding = flu", UnknownFinding, "no finding 'flu'; choose one of lung opacity"),
     ],
 )

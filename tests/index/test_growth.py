@@ -220,7 +220,7 @@ def test_what_cannot_join_is_refused_and_nothing_changes(of_text, grown, name):
     [
         (["image 000", "nobody"], "1 of 2 images to remove are not in the index, the first: 'nobody'"),
         ([7], "1 of 1"),
-        ([], "0 of 0"),
+        ([], "no image to remove was named"),
     ],
 )
 def test_an_unknown_id_is_not_removed(grown, ids, words):

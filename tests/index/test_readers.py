@@ -49,19 +49,19 @@ class Publisher:
         self.answers[index.manifest.digest] = answer(index)
 
     def publish(self, number):
-        with self.store.writing():
+        with self.store.writing(new=True):
             self.store.publish(number)
 
     def cycle(self, rng):
         """Publish another generation, and go back."""
         self.publish(int(rng.choice([each.number for each in self.store.generations() if not each.current])))
-        with self.store.writing():
+        with self.store.writing(new=True):
             self.store.rollback()
 
     def renew(self):
         """A new generation, and away with most of the old."""
         self.make()
-        with self.store.writing():
+        with self.store.writing(new=True):
             self.store.collect(2)
 
 

@@ -12,9 +12,11 @@ from chextriev.anatomy import Finding
 from chextriev.artifacts import MANIFEST, publishing, read_manifest, seal
 from chextriev.encoder import Embeddings
 from chextriev.errors import CountMismatch, DamagedArtifact, InvalidSetting, InvalidValue, NotAnArtifact, OtherEncoder
-from chextriev.index.build import KIND, build_index
+from chextriev.index.build import build_index
 from chextriev.index.exact import exact_search
+from chextriev.index.generation import KIND
 from chextriev.index.search import find_generation, open_index
+from chextriev.index.spec import IndexSpec
 
 
 def encoded(embeddings, rows, encoder_digest=None):
@@ -91,8 +93,7 @@ def test_fewer_than_k_is_a_shorter_list(small, exact_index, approximate_index):
     assert len(exact_index.search(small.vectors[:1], 1_000_000)[0]) == 300
     assert len(exact_index.search(encoded(small, [0]), 300)[0]) == 297
     hits = approximate_index.search(small.vectors[:1], 5_000, nprobe=1)[0]
-    assert 0 < len(hits) < 5_000
-    assert min(hit.row for hit in hits) >= 0
+    assert len({hit.row for hit in hits}) == 5_000  # more than one list holds, so all were looked into
 
 
 def test_equal_vectors_come_in_the_order_of_rows(small, tmp_path):
@@ -237,3 +238,92 @@ def test_a_manifest_that_vouches_for_nonsense_is_not_believed(exact_dir, tmp_pat
     with pytest.raises(DamagedArtifact, match=words):
         open_index(forged(exact_dir, tmp_path / "forged", change))
     assert faiss.get_deserialization_vector_byte_limit() == 1 << 40
+
+
+def test_ids_are_compared_in_the_type_that_the_index_has(small, tmp_path):
+    numbered = replace(small, image_id=np.arange(300, dtype=np.int64) + 2**60, digest="")
+    build_index(numbered, tmp_path / "numbered")
+    index = open_index(tmp_path / "numbered")
+    for own in (2**60 + 7, str(2**60 + 7), np.int64(2**60 + 7)):
+        (hits,) = index.search(small.vectors[7:8], 5, image_ids=[own])
+        assert "p2" not in [hit.patient_id for hit in hits], own
+        assert index.holds(own)
+    (hits,) = index.search(small.vectors[7:8], 1, image_ids=["i00007"])
+    assert hits[0].image_id == 2**60 + 7
+    wards = replace(small, patient_id=np.array([str(row // 3) for row in range(300)], object), digest="")
+    build_index(wards, tmp_path / "wards")
+    (hits,) = open_index(tmp_path / "wards").search(small.vectors[7:8], 5, patient_ids=[2])
+    assert "2" not in [hit.patient_id for hit in hits]
+
+
+@pytest.mark.parametrize("factory", ["IVF4,Flat", "SQ8", "IVF4,PQ16x4fs,Refine(SQfp16)", "HNSW16"])
+def test_ties_are_ordered_by_id_however_many(small, tmp_path, factory):
+    same = small.vectors.copy()
+    same[100:140] = same[100]
+    ids = np.random.default_rng(5).permutation(300).astype(np.int64)
+    build_index(replace(small, vectors=same, image_id=ids, digest=""), tmp_path / "index", spec=IndexSpec(factory))
+    index = open_index(tmp_path / "index")
+    for k in (1, 10, 40):
+        (hits,) = index.search(same[100:101], k, exact=True)
+        assert [hit.image_id for hit in hits] == sorted(ids[100:140].tolist())[:k]
+
+
+@pytest.mark.parametrize("factory", ["IVF16,Flat", "IVF16,PQ16x4fs,Refine(SQfp16)", "HNSW4", "PQ16np"])
+def test_as_many_are_found_as_remain(small, tmp_path, factory):
+    """Though few lists are looked into, and a graph may not lead everywhere."""
+    build_index(small, tmp_path / "index", spec=IndexSpec(factory, nprobe=1))
+    index = open_index(tmp_path / "index")
+    assert [len(hits) for hits in index.search(small.vectors[:3], 300)] == [300] * 3
+    assert [len(hits) for hits in index.search(small.vectors[:3], 300, image_ids=["i00000", None, "x"])] == [
+        297,
+        300,
+        300,
+    ]
+
+
+def test_queries_in_any_layout_give_the_same(small, exact_index, approximate_index):
+    for index in (exact_index, approximate_index):
+        found = index.search(np.asfortranarray(small.vectors[:4]), 3)
+        assert found == index.search(small.vectors[:4].astype(np.float64), np.int64(3))
+        assert found == index.search(small.vectors[:4].tolist(), 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"k": 2.5}, "k = 2.5; give a whole number"),
+        ({"k": "3"}, "k = '3'; give a whole number"),
+        ({"k": None}, "k = None"),
+        ({"k": 2**70}, "k = 1.18e"),
+        ({"nprobe": 2.5}, "nprobe = 2.5"),
+        ({"candidates": 0}, "candidates = 0"),
+        ({"colour": "red"}, "no option 'colour'; choose from candidates"),
+        ({"regions": "left lung"}, "regions = 'left lung'; give a weight by region"),
+        ({"regions": {"left lung": 1}}, "regions need queries with region vectors"),
+    ],
+)
+def test_options_of_other_types_are_refused_in_words(small, exact_index, options, words):
+    with pytest.raises(InvalidSetting, match=words):
+        exact_index.search(small.vectors[:1], **options)
+
+
+def test_queries_that_are_no_numbers_are_refused(exact_index):
+    with pytest.raises(InvalidValue, match="queries hold"):
+        exact_index.search(np.array([["a"] * 64]))
+    with pytest.raises(InvalidValue, match="queries hold complex"):
+        exact_index.search(np.ones((1, 64), np.complex64))
+
+
+def test_what_is_printed_of_an_index_tells_of_no_radiograph(small, exact_index):
+    for text in (repr(exact_index), repr(small)):
+        assert "i0000" not in text
+        assert "p0" not in text
+        assert len(text) < 1000
+
+
+def test_filters_of_large_integers_are_exact(small, tmp_path):
+    build_index(replace(small, image_id=np.arange(300, dtype=np.int64) + 2**53, digest=""), tmp_path / "index")
+    (hits,) = open_index(tmp_path / "index").search(small.vectors[:1], 9, where=[f"image_id = {2**53 + 5}"])
+    assert [hit.image_id for hit in hits] == [2**53 + 5]
+    (hits,) = open_index(tmp_path / "index").search(small.vectors[:1], 9, where=[f"image_id > {2**53 + 297}"])
+    assert sorted(hit.image_id for hit in hits) == [2**53 + 298, 2**53 + 299]

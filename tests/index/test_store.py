@@ -40,7 +40,7 @@ def write(scratch):
     os.kill(os.getpid(), signal.SIGKILL)
 
 store = IndexStore(sys.argv[1])
-with store.writing():
+with store.writing(new=True):
     store.add(write)
 """
 
@@ -54,7 +54,7 @@ def publish(directory, *words, publish=True):
         return seal(scratch, KIND, Recipe({"word": word}))
 
     for word in words:
-        with store.writing():
+        with store.writing(new=True):
             made = store.add(lambda scratch, word=word: write(word, scratch), publish=publish)
     return made
 
@@ -77,7 +77,7 @@ def three(tmp_path):
 
 def writing(directory, call):
     store = IndexStore(directory)
-    with store.writing():
+    with store.writing(new=True):
         return call(store)
 
 
@@ -365,3 +365,19 @@ def test_the_directory_of_an_index_may_be_a_link(three):
     link.symlink_to(three)
     assert publish(link, "four").number == 4
     assert shown(three) == ("four", [1, 2, 3, 4])
+
+
+def test_a_writer_that_needs_an_index_makes_nothing_and_removes_nothing(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for place in ("mine", "deep/a/b"):
+        with pytest.raises(NotAnArtifact), IndexStore(tmp_path / place).writing():
+            raise AssertionError("there is no index to write to")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_a_first_writer_that_fails_removes_only_what_it_made(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for place in ("mine", "deep/a/b"):
+        with pytest.raises(InterruptedError), IndexStore(tmp_path / place).writing(new=True):
+            raise InterruptedError
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]

@@ -1,5 +1,7 @@
 """Anybody's vectors: files of vectors, ids and metadata, and what is wrong with them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow
 import pytest
@@ -176,3 +178,29 @@ def test_files_that_are_not_there_or_are_something_else(vectors, tmp_path):
         VectorFiles(vectors, encoder="E")
     with pytest.raises(InvalidSetting, match="ids, metadata and encoder go with one"):
         VectorFiles(tmp_path, ids=vectors)
+
+
+@pytest.mark.parametrize(("name", "values"), [("age", [70000] * 6), ("row", [1] * 6), ("finding", ["a"] * 6)])
+def test_columns_that_would_be_taken_for_something_else_are_refused(vectors, tmp_path, name, values):
+    with pytest.raises(InvalidValue, match=f"column '{name}'"):
+        read_source(VectorFiles(vectors, metadata=table(tmp_path / "table.parquet", **{name: values})))
+
+
+def test_an_index_or_a_table_is_no_source(vectors, tmp_path):
+    build_index(read_source(VectorFiles(vectors)), tmp_path / "index")
+    for path in (tmp_path / "index", table(tmp_path / "table.parquet", site=["a"])):
+        with pytest.raises(InvalidValue, match="neither what `chextriev embed` wrote nor"):
+            read_source(VectorFiles(path))
+
+
+def test_an_id_that_is_no_text_is_refused(vectors, tmp_path):
+    source = read_source(VectorFiles(vectors))
+    ids = np.array(["a", "b", "c", "d", "e", "\ud800"], object)
+    with pytest.raises(InvalidValue, match="no text"):
+        build_index(replace(source, image_id=ids), tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(vectors, tmp_path):
+    (tmp_path / "ids.txt").write_text("a\nb\nc\nd\ne\nf\n", encoding="utf-8-sig")
+    assert read_source(VectorFiles(vectors, tmp_path / "ids.txt")).image_id[0] == "a"
