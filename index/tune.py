@@ -74,7 +74,7 @@ def scan_cost(built: VectorIndex, setting: Setting, k: int) -> int:
     if stored:
         stored_bytes = stage_bytes(stored[0], built.width)
         read += RERANK_WEIGHT * setting["rerank"] * k * stored_bytes
-    return read + setting.get("ef_search", 0) * 4 * built.width
+    return int(read + setting.get("ef_search", 0) * 4 * built.width)
 
 
 def overlap(found: Rows, wanted: Rows) -> float:

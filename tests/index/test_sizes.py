@@ -42,7 +42,7 @@ def test_the_parts_are_those_of_a_real_index(tmp_path):
 
     assert grows_by("Flat") == vector
     assert grows_by("SQfp16") == half
-    np.testing.assert_allclose(grows_by("IVF8,PQ16x4"), code, rtol=0.01)
+    np.testing.assert_allclose(grows_by("IVF8,PQ16x4np"), code, rtol=0.01)
     np.testing.assert_allclose(grows_by("HNSW32"), vector + graph, rtol=0.05)
 
 
