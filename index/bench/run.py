@@ -1,5 +1,6 @@
 """Everything that `chextriev bench index` measures, in one run."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -40,7 +41,7 @@ NOTES = (
     " search of a Flat index without anything of ours. single p50: one query a call, medians of as many turns."
     " resident: what opening the file and searching adds to a fresh process. Each candidate stands at the setting that"
     " is fastest at the asked recall, found by trying many on these very queries; auto at the one that it chose itself,"
-    " on others"
+    " on others. load_average: of the last minute of a case; what exceeds `threads` is work of others, which disturbs"
 )
 
 
@@ -107,7 +108,12 @@ def _measure(vectors: Vectors, queries: Vectors, settings: IndexBenchSettings) -
     timing = _time(chosen, measured, queries, settings)
     merged = {name: {**timing[name], **measured[name]} for name in measured}
     float32_mb = vectors.nbytes / MB
-    return {"n": len(vectors), "width": vectors.shape[1], "queries": len(queries), "float32_mb": float32_mb} | {
+    return {
+        "n": len(vectors),
+        "width": vectors.shape[1],
+        "queries": len(queries),
+        "float32_mb": float32_mb,
+        "load_average": os.getloadavg()[0],
         FAISS_FLAT: timing[FAISS_FLAT],
         "candidates": merged,
     }
