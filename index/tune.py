@@ -11,8 +11,8 @@ from chextriev.index.exact import Rows, Vectors
 from chextriev.index.spec import Goal, IndexSpec, is_graph, n_lists, stage_bytes, stages
 from chextriev.index.vector_index import Scan, VectorIndex
 
-NPROBES = tuple(sorted({round(2 ** (step / 2)) for step in range(4, 33)}))
-"""4, 6, 8, 11, 16, ... 65,536: fewer lists save next to nothing, and leave a search for many results short of them."""
+NPROBES = tuple(sorted({round(2 ** (step / 2)) for step in range(33)}))
+"""1, 2, 3, 4, 6, 8, 11, 16, ... 65,536. A search that finds too few in its lists looks into all of them."""
 RERANKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 EF_SEARCHES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
 MARGIN = 0.004
