@@ -93,7 +93,7 @@ class Goal:
     memory that it may take; as much as it needs if None.
     """
 
-    recall: float = 0.95
+    recall: float = 0.98
     k: int = 10
     memory_bytes: int | None = None
 

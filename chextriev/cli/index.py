@@ -172,8 +172,8 @@ def _search(options: argparse.Namespace) -> None:
     if options.out is not None and options.out.exists():
         raise OutputExists(f"{options.out} exists; choose another output or move it away")
     ids = None if options.ids is None else read_id_file(options.ids).tolist()  # of the index's type, or made so
-    queries = read_vectors(options.vectors)
     with opened(options) as index:
+        queries = read_vectors(options.vectors)
         found = index.search(
             queries, options.k, image_ids=ids, where=options.where, nprobe=options.nprobe, exact=options.exact
         )

@@ -37,7 +37,7 @@ def test_a_large_index_is_approximate_and_measured(approximate_dir):
     facts = open_artifact(find_generation(approximate_dir), KIND).facts
     assert facts["spec"].startswith("IVF128,PQ16x4fs,Refine(SQfp16)")
     assert facts["held_out_queries"] == 1000
-    assert facts["ann_recall@10"] >= 0.95  # what is asked unless somebody says otherwise
+    assert facts["ann_recall@10"] >= 0.98  # what is asked unless somebody says otherwise
 
 
 def test_the_same_embeddings_give_the_same_digest(large, approximate_dir, tmp_path):

@@ -29,6 +29,7 @@ from chextriev.export.served_models import by_radiograph, served_onnx
 from chextriev.export.tensorrt_machine import find_tensorrt, this_machine
 from chextriev.export.to_tensorrt import PlanSettings, build_plan
 from chextriev.index.build import build_index
+from chextriev.index.search import find_generation
 from chextriev.machine import cpu_arithmetic
 from chextriev.serving.repository import KIND, RepositorySettings, build_repository
 from tests.export.tiny_bundle import SYSTEM, TinyBundle
@@ -261,7 +262,7 @@ def test_an_index_is_served_beside_its_encoder(bundle: EncoderBundle, regions_ma
     config = config_of(tmp_path / "models", f"index_{SYSTEM}")
     assert set(tensors(config)) == {"vectors", "k", "image_ids", "patient_ids", "hits"}
     held = tmp_path / "models" / f"index_{SYSTEM}" / "1" / "index" / "manifest.json"
-    assert held.read_bytes() == (index / "manifest.json").read_bytes()
+    assert held.read_bytes() == (find_generation(index) / "manifest.json").read_bytes()
 
 
 def test_an_index_of_another_encoder_is_refused(
