@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from math import ceil, floor, log10
 from typing import Any
 
 from chextriev.eval.engine_comparison import EngineComparison, EngineResult, K
 from chextriev.eval.engine_labels import Box, Mark, place_labels
-from chextriev.optional import require
+from chextriev.pictures import read_template
 
 TEMPLATE = "engines.svg.j2"
 WIDTH, HEIGHT = 760, 460
@@ -25,11 +24,7 @@ def draw_engines(comparison: EngineComparison) -> str:
     The bar of an engine is the paired interval of its change against PyTorch; a mark is hollow where the engine is not
     proven on this kind of machine. An engine without a number is left out.
     """
-    jinja2 = require("jinja2", extra="eval")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(files("chextriev.eval").joinpath("templates", TEMPLATE).read_text())
+    template = read_template("chextriev.eval", f"templates/{TEMPLATE}")
     level = f"{comparison.reference.evaluation.protocol.interval.level:.0%}"
     text: str = template.render(**_drawing(comparison), k=K, about=comparison.about, level_of_bars=level)
     return text

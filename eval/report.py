@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from chextriev.eval.evaluation import Evaluation, Measures
 from chextriev.eval.markdown import DASH, METRIC_NAMES, describe, format_interval, format_value
 from chextriev.eval.metrics import METRICS
 from chextriev.eval.protocol import MIN_QUERIES
-from chextriev.optional import require
+from chextriev.pictures import read_template
 
 TEMPLATE = "report.html.j2"
 QUERY_PIXELS, NEIGHBOUR_PIXELS = 448, 256
@@ -77,12 +76,9 @@ class ReportContent:
 
 def render_report(content: ReportContent) -> str:
     """The HTML text. Chance is shown once a line, as all systems answer the same queries."""
-    jinja2 = require("jinja2", extra="eval")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    template = read_template(
+        "chextriev.eval", f"templates/{TEMPLATE}", value=format_value, interval=format_interval, percent=_percent
     )
-    environment.filters.update(value=format_value, interval=format_interval, percent=_percent)
-    template = environment.from_string(files("chextriev.eval").joinpath("templates", TEMPLATE).read_text())
     evaluation = content.rows[0][1]
     ks = evaluation.protocol.ks
     text: str = template.render(

@@ -1,12 +1,10 @@
 """The picture of recall against speed: one SVG file that needs nothing else."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
 from typing import Any
 
-from chextriev.optional import require
+from chextriev.pictures import Axis, read_template
 
 TEMPLATE = "recall.svg.j2"
 PANEL_WIDTH, PANEL_HEIGHT, LEFT, TOP = 360, 280, 76, 76
@@ -17,34 +15,9 @@ MEASURES = {
 }
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Values to places in the picture's own pixels. values, places: at both ends."""
-
-    values: tuple[float, float]
-    places: tuple[float, float]
-    logarithmic: bool = False
-
-    def place(self, value: float) -> float:
-        """Where a value is."""
-        low, high = self.values
-        if self.logarithmic:
-            value, low, high = log10(value), log10(low), log10(high)
-        return round(self.places[0] + (value - low) / (high - low) * (self.places[1] - self.places[0]), 1)
-
-    def ticks(self, values: Iterable[float], form: str) -> list[tuple[float, str]]:
-        """Place and text of those values that lie on the axis."""
-        low, high = self.values
-        return [(self.place(value), form.format(value)) for value in values if low <= value <= high]
-
-
 def draw_recall(content: Mapping[str, Any]) -> str:
     """The SVG text of what `bench_index` found: of each case of the most vectors, speed against recall."""
-    jinja2 = require("jinja2", extra="eval")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(files("chextriev.index.bench").joinpath(TEMPLATE).read_text())
+    template = read_template("chextriev.index.bench", TEMPLATE)
     most = max(case["n"] for case in content["cases"])
     shown = [case for case in content["cases"] if case["n"] == most]
     text: str = template.render(

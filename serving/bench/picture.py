@@ -1,12 +1,11 @@
 """The picture of a served encoder under load: one SVG file that needs nothing else."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from math import ceil, floor, log10
 from typing import Any
 
-from chextriev.optional import require
+from chextriev.pictures import Axis, read_template
 from chextriev.serving.bench.subject import QUERY
 
 TEMPLATE = "load.svg.j2"
@@ -28,34 +27,9 @@ class Frame:
 LEFT, RIGHT = Frame(72, 56, 560, 370), Frame(650, 56, 940, 370)
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Values to places. values, places: at both ends."""
-
-    values: tuple[float, float]
-    places: tuple[float, float]
-    logarithmic: bool = False
-
-    def place(self, value: float) -> float:
-        """Where a value is, in the picture's own pixels."""
-        low, high = self.values
-        if self.logarithmic:
-            value, low, high = log10(value), log10(low), log10(high)
-        return round(self.places[0] + (value - low) / (high - low) * (self.places[1] - self.places[0]), 1)
-
-    def ticks(self, values: Iterable[float], form: str) -> list[tuple[float, str]]:
-        """Place and text of those values that lie on the axis."""
-        low, high = self.values
-        return [(self.place(value), form.format(value)) for value in values if low <= value <= high]
-
-
 def draw_load(content: Mapping[str, Any]) -> str:
     """The SVG text of what `bench_serve` found: latencies against load, and radiographs/s against concurrency."""
-    jinja2 = require("jinja2", extra="eval")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(files("chextriev.serving.bench").joinpath(TEMPLATE).read_text())
+    template = read_template("chextriev.serving.bench", TEMPLATE)
     text: str = template.render(
         width=WIDTH,
         height=HEIGHT,
