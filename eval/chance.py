@@ -7,7 +7,8 @@ number of hits H is hypergeometric. Per query:
 - E[hit_rate@k]        = 1 - S(m), where S(i) = prod_{j<i} (N - R - j) / (N - j) is the chance of no hit in i ranks
 - E[rr@k]              = sum_{i<=m} (S(i-1) - S(i)) / i
 - E[ap_over_min_k_r@k] = R/N sum_{i<=m} (1 + (i-1)(R-1)/(N-1)) / i / min(k, R), as a hit at rank i is preceded by
-  (i-1)(R-1)/(N-1) others on average
+  (i-1)(R-1)/(N-1) others on average; E[ap_over_r@k] is the same over R
+- E[ndcg@k]            = R/N sum_{i<=m} d_i / sum_{i<=min(k,R)} d_i, with the discounts d_i = 1 / log2(i + 1)
 - E[ap_over_hits@k]    = (h_m E[min(H, 1)] + (m - h_m)/(m - 1) (E[H] - E[min(H, 1)])) / m, with h_m = 1 + 1/2 + ... +
   1/m: given H >= 1 the hits are spread evenly over m ranks, so a rank i is worth 1/i + (1 - 1/i)(H-1)/(m-1) on
   average, which is linear in H
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chextriev.errors import CountMismatch, InvalidValue
-from chextriev.eval.metrics import METRICS, Counts, FindingScores, Values
+from chextriev.eval.metrics import METRICS, Counts, FindingScores, Values, discounts_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +64,18 @@ def chance_ap_over_min_k_r(ranking: RandomRanking, ks: Sequence[int]) -> Values:
     >>> chance_ap_over_min_k_r(RandomRanking(np.array([2]), np.array([2])), [1, 2]).tolist()
     [[1.0, 1.0]]
     """
-    total, relevant = ranking.candidates[:, None], ranking.relevant[:, None]
-    ranks = np.arange(1, max(ks) + 1)
-    earlier = (ranks - 1) * np.maximum(relevant - 1, 0) / np.maximum(total - 1, 1)
-    gains = relevant / np.maximum(total, 1) * (1 + earlier) / ranks * (ranks <= total)
-    possible = np.maximum(np.minimum(np.asarray(ks), relevant), 1)
-    gained: Values = np.cumsum(gains, axis=1)[:, np.asarray(ks) - 1] / possible
+    possible = np.maximum(np.minimum(np.asarray(ks), ranking.relevant[:, None]), 1)
+    gained: Values = _precision_sum(ranking, ks) / possible
+    return gained
+
+
+def chance_ap_over_r(ranking: RandomRanking, ks: Sequence[int]) -> Values:
+    """Expected `ap_over_r`, [Q, ks].
+
+    >>> chance_ap_over_r(RandomRanking(np.array([2]), np.array([2])), [1, 2]).tolist()
+    [[0.5, 1.0]]
+    """
+    gained: Values = _precision_sum(ranking, ks) / np.maximum(ranking.relevant, 1)[:, None]
     return gained
 
 
@@ -102,12 +109,26 @@ def chance_rr(ranking: RandomRanking, ks: Sequence[int]) -> Values:
     return summed
 
 
+def chance_ndcg(ranking: RandomRanking, ks: Sequence[int]) -> Values:
+    """Expected `ndcg`, [Q, ks].
+
+    >>> chance_ndcg(RandomRanking(np.array([4]), np.array([1])), [1, 4]).round(3).tolist()  # 1 / log2(r + 1) at rank r
+    [[0.25, 0.64]]
+    """
+    gained = np.concatenate([[0.0], np.cumsum(discounts_of(max(ks)))])  # by 0, 1, 2, ... hits in a row
+    perfect = gained[np.minimum(np.asarray(ks), ranking.relevant[:, None])]
+    expected = _prevalence(ranking) * gained[_drawn(ranking, ks)]
+    return np.divide(expected, perfect, out=np.zeros_like(expected), where=perfect > 0)
+
+
 CHANCE: Mapping[str, Callable[[RandomRanking, Sequence[int]], Values]] = {
     "ap_over_hits": chance_ap_over_hits,
     "ap_over_min_k_r": chance_ap_over_min_k_r,
+    "ap_over_r": chance_ap_over_r,
     "precision": chance_precision,
     "hit_rate": chance_hit_rate,
     "rr": chance_rr,
+    "ndcg": chance_ndcg,
 }
 """The expectation of every metric of `chextriev.eval.metrics.METRICS`, by the same name."""
 
@@ -135,7 +156,22 @@ def _drawn(ranking: RandomRanking, ks: Sequence[int]) -> Counts:
 
 def _expected_hits(ranking: RandomRanking, ks: Sequence[int]) -> Values:
     """[Q, ks] E[H]."""
-    return _drawn(ranking, ks) * ranking.relevant[:, None] / np.maximum(ranking.candidates, 1)[:, None]
+    return _drawn(ranking, ks) * _prevalence(ranking)
+
+
+def _prevalence(ranking: RandomRanking) -> Values:
+    """[Q, 1] R / N."""
+    share: Values = ranking.relevant[:, None] / np.maximum(ranking.candidates, 1)[:, None]
+    return share
+
+
+def _precision_sum(ranking: RandomRanking, ks: Sequence[int]) -> Values:
+    """[Q, ks] expected sum of precision@r over the ranks r <= k of the hits."""
+    total, relevant = ranking.candidates[:, None], ranking.relevant[:, None]
+    ranks = np.arange(1, max(ks) + 1)
+    earlier = (ranks - 1) * np.maximum(relevant - 1, 0) / np.maximum(total - 1, 1)
+    gains = _prevalence(ranking) * (1 + earlier) / ranks * (ranks <= total)
+    return np.asarray(np.cumsum(gains, axis=1)[:, np.asarray(ks) - 1])
 
 
 def _no_hit(ranking: RandomRanking, ranks: int) -> Values:

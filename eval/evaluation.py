@@ -23,9 +23,11 @@ class Measures:
     n: int
     ap_over_hits: float | None
     ap_over_min_k_r: float | None
+    ap_over_r: float | None
     precision: float | None
     hit_rate: float | None
     rr: float | None
+    ndcg: float | None
 
 
 @dataclass(frozen=True)

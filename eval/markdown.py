@@ -11,6 +11,8 @@ METRIC_NAMES = {
     "rr": "RR@k",
     "ap_over_hits": "AP@k over hits",
     "ap_over_min_k_r": "AP@k over min(k,R)",
+    "ap_over_r": "AP@k over R",
+    "ndcg": "nDCG@k",
 }
 """How people read the metrics, in the order of the tables."""
 

@@ -7,6 +7,7 @@ queries x ranks and not with findings. Every metric lies in 0..1.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,18 @@ class RankedHits:
             shapes = f"{list(self.hits.shape)} and {list(self.relevant.shape)}"
             raise CountMismatch(f"hits and relevant have shapes {shapes}; [queries, ranks] and [queries] are needed")
 
+    @cached_property
+    def found(self) -> Values:
+        """[Q, K] hits up to each rank."""
+        counted: Values = np.cumsum(self.hits, axis=1, dtype=np.float64)
+        return counted
+
+    @cached_property
+    def precision_sum(self) -> Values:
+        """[Q, K] sum of precision@r over the ranks r of the hits, up to each rank."""
+        summed: Values = np.cumsum(self.hits * (self.found / _ranks(self)), axis=1)
+        return summed
+
 
 def ap_over_hits(ranked: RankedHits, ks: Sequence[int]) -> Values:
     """Average precision, divided by the hits found: the mean of precision@r over the ranks r <= k of the hits.
@@ -46,8 +59,7 @@ def ap_over_hits(ranked: RankedHits, ks: Sequence[int]) -> Values:
     >>> ap_over_hits(ranked, [1, 3, 5]).round(3).tolist()
     [[1.0, 0.833, 0.833]]
     """
-    found = _found(ranked, ks)
-    score: Values = _precision_sum(ranked, ks) / np.maximum(found, 1)
+    score: Values = _at(ranked.precision_sum, ks) / np.maximum(_at(ranked.found, ks), 1)
     return score
 
 
@@ -62,8 +74,23 @@ def ap_over_min_k_r(ranked: RankedHits, ks: Sequence[int]) -> Values:
     >>> ap_over_min_k_r(ranked, [1, 3, 5]).round(3).tolist()
     [[1.0, 0.556, 0.417]]
     """
-    possible = np.minimum(np.asarray(ks), ranked.relevant[:, None])
-    score: Values = _precision_sum(ranked, ks) / np.maximum(possible, 1)
+    score: Values = _at(ranked.precision_sum, ks) / np.maximum(_possible(ranked, ks), 1)
+    return score
+
+
+def ap_over_r(ranked: RankedHits, ks: Sequence[int]) -> Values:
+    """Average precision, divided by all hits among the candidates.
+
+    AP = sum_r hit_r precision@r / R, r <= k; 0 where R is 0. It is trec_eval's `map_cut_k`. Unlike `ap_over_min_k_r` a
+    perfect list scores only k / R where R is larger, so the values of frequent findings are tiny and those of findings
+    of different frequency do not compare.
+    Source: C. Manning et al., Introduction to Information Retrieval, chapter 8, and https://github.com/usnistgov/trec_eval
+
+    >>> ranked = RankedHits(np.array([[True, False, True, False, False]]), np.array([4]))
+    >>> ap_over_r(ranked, [1, 3, 5]).round(3).tolist()
+    [[0.25, 0.417, 0.417]]
+    """
+    score: Values = _at(ranked.precision_sum, ks) / np.maximum(ranked.relevant, 1)[:, None]
     return score
 
 
@@ -77,7 +104,7 @@ def precision(ranked: RankedHits, ks: Sequence[int]) -> Values:
     >>> precision(ranked, [1, 3, 5]).round(3).tolist()
     [[1.0, 0.667, 0.4]]
     """
-    share: Values = _found(ranked, ks) / np.asarray(ks)
+    share: Values = _at(ranked.found, ks) / np.asarray(ks)
     return share
 
 
@@ -91,7 +118,7 @@ def hit_rate(ranked: RankedHits, ks: Sequence[int]) -> Values:
     >>> hit_rate(ranked, [1, 3, 5]).tolist()
     [[0.0, 1.0, 1.0]]
     """
-    return (_found(ranked, ks) > 0).astype(np.float64)
+    return (_at(ranked.found, ks) > 0).astype(np.float64)
 
 
 def rr(ranked: RankedHits, ks: Sequence[int]) -> Values:
@@ -105,15 +132,35 @@ def rr(ranked: RankedHits, ks: Sequence[int]) -> Values:
     [[0.0, 0.333, 0.333]]
     """
     first = ranked.hits.argmax(axis=1)[:, None] + 1  # [Q, 1] int64; 1 too where there is no hit, masked below
-    return np.where(_found(ranked, ks) > 0, 1.0 / first, 0.0)
+    return np.where(_at(ranked.found, ks) > 0, 1.0 / first, 0.0)
+
+
+def ndcg(ranked: RankedHits, ks: Sequence[int]) -> Values:
+    """Normalised discounted cumulative gain of hits: DCG@k / the DCG@k of a perfect list.
+
+    DCG@k = sum_r hit_r / log2(r + 1), r <= k; a perfect list begins with min(k, R) hits. 0 where R is 0. It is
+    trec_eval's `ndcg_cut_k`; scikit-learn's `ndcg_score` gives the same where all candidates are ranked without ties.
+    Hits gain 1 each: `chextriev.eval.graded.ndcg_jaccard` grades them by the labels that query and neighbour share.
+    Source: K. Järvelin and J. Kekäläinen, ACM Trans. Inf. Syst. 20 (2002)
+
+    >>> ranked = RankedHits(np.array([[True, False, True, False, False]]), np.array([4]))
+    >>> ndcg(ranked, [1, 3, 5]).round(3).tolist()
+    [[1.0, 0.704, 0.586]]
+    """
+    discounts = discounts_of(ranked.hits.shape[1])
+    perfect = np.concatenate([[1.0], np.cumsum(discounts)])  # of 0 hits, never divided by, and of 1, 2, ...
+    score: Values = _at(np.cumsum(ranked.hits * discounts, axis=1), ks) / perfect[_possible(ranked, ks)]
+    return score
 
 
 METRICS: Mapping[str, Callable[[RankedHits, Sequence[int]], Values]] = {
     "ap_over_hits": ap_over_hits,
     "ap_over_min_k_r": ap_over_min_k_r,
+    "ap_over_r": ap_over_r,
     "precision": precision,
     "hit_rate": hit_rate,
     "rr": rr,
+    "ndcg": ndcg,
 }
 """Every metric by name; their order is that of the arrays below."""
 
@@ -217,15 +264,22 @@ def macro_mean(means: Values) -> tuple[Counts, Values]:
     return classes[..., 0, :], macro
 
 
-def _found(ranked: RankedHits, ks: Sequence[int]) -> Counts:
-    """[Q, ks] hits in the top k."""
-    found: Counts = np.cumsum(ranked.hits, axis=1, dtype=np.int64)[:, np.asarray(ks) - 1]
-    return found
+def discounts_of(ranks: int) -> Values:
+    """[ranks] float64, 1 / log2(r + 1): what a hit at rank r = 1, 2, ... gains in DCG."""
+    gains: Values = 1.0 / np.log2(np.arange(2, ranks + 2))
+    return gains
 
 
-def _precision_sum(ranked: RankedHits, ks: Sequence[int]) -> Values:
-    """[Q, ks] sum of precision@r over the ranks r <= k of the hits."""
-    ranks = np.arange(1, ranked.hits.shape[1] + 1)
-    gains = ranked.hits * np.cumsum(ranked.hits, axis=1) / ranks
-    summed: Values = np.cumsum(gains, axis=1)[:, np.asarray(ks) - 1]
-    return summed
+def _ranks(ranked: RankedHits) -> npt.NDArray[np.float64]:
+    return np.arange(1.0, ranked.hits.shape[1] + 1)
+
+
+def _at(cumulated: Values, ks: Sequence[int]) -> Values:
+    """[Q, ks] of what is cumulated up to each rank [Q, K]."""
+    return cumulated[:, np.asarray(ks) - 1]
+
+
+def _possible(ranked: RankedHits, ks: Sequence[int]) -> Counts:
+    """[Q, ks] hits in the top k of a perfect list: min(k, R)."""
+    fewer: Counts = np.minimum(np.asarray(ks), ranked.relevant[:, None])
+    return fewer

@@ -1,6 +1,7 @@
 """Metrics against hand-computed values, an independent per-query form, and properties."""
 
 import doctest
+import math
 
 import numpy as np
 import pytest
@@ -19,16 +20,18 @@ def test_the_examples_in_the_docstrings_hold(module):
     assert outcome.failed == 0
 
 
-# hits in rank order, R, k, then ap_over_hits, ap_over_min_k_r, precision, hit_rate, rr
+D2, D3, D4, D5 = (1 / math.log2(rank + 1) for rank in (2, 3, 4, 5))
+
+# hits in rank order, R, k, then ap_over_hits, ap_over_min_k_r, ap_over_r, precision, hit_rate, rr, ndcg
 HAND_COMPUTED = [
-    ("11111", 7, 5, (1, 1, 1, 1, 1)),
-    ("00000", 7, 5, (0, 0, 0, 0, 0)),
-    ("01010", 2, 5, (1 / 2, 1 / 2, 2 / 5, 1, 1 / 2)),
-    ("01010", 4, 3, (1 / 2, 1 / 6, 1 / 3, 1, 1 / 2)),
-    ("10011", 9, 5, (21 / 30, 21 / 50, 3 / 5, 1, 1)),
-    ("00001", 1, 5, (1 / 5, 1 / 5, 1 / 5, 1, 1 / 5)),
-    ("00001", 1, 4, (0, 0, 0, 0, 0)),
-    ("00000", 0, 5, (0, 0, 0, 0, 0)),
+    ("11111", 7, 5, (1, 1, 5 / 7, 1, 1, 1, 1)),
+    ("00000", 7, 5, (0, 0, 0, 0, 0, 0, 0)),
+    ("01010", 2, 5, (1 / 2, 1 / 2, 1 / 2, 2 / 5, 1, 1 / 2, (D2 + D4) / (1 + D2))),
+    ("01010", 4, 3, (1 / 2, 1 / 6, 1 / 8, 1 / 3, 1, 1 / 2, D2 / (1 + D2 + D3))),
+    ("10011", 9, 5, (21 / 30, 21 / 50, 21 / 90, 3 / 5, 1, 1, (1 + D4 + D5) / (1 + D2 + D3 + D4 + D5))),
+    ("00001", 1, 5, (1 / 5, 1 / 5, 1 / 5, 1 / 5, 1, 1 / 5, D5)),
+    ("00001", 1, 4, (0, 0, 0, 0, 0, 0, 0)),
+    ("00000", 0, 5, (0, 0, 0, 0, 0, 0, 0)),
 ]
 
 
@@ -135,6 +138,7 @@ def test_metrics_are_bounded_and_agree_with_a_loop(lists, further):
     assert (np.diff(found["hit_rate"], axis=1) >= 0).all()
     assert (np.diff(found["rr"], axis=1) >= 0).all()
     assert (found["ap_over_hits"] >= found["ap_over_min_k_r"] - 1e-12).all()
+    assert (found["ap_over_min_k_r"] >= found["ap_over_r"] - 1e-12).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -163,9 +167,14 @@ def _by_loop(name, line, relevant):
     return {
         "ap_over_hits": gains / len(ranks) if ranks else 0,
         "ap_over_min_k_r": gains / min(len(line), relevant) if relevant else 0,
+        "ap_over_r": gains / relevant if relevant else 0,
         "precision": len(ranks) / len(line),
         "hit_rate": float(bool(ranks)),
         "rr": 1 / ranks[0] if ranks else 0,
+        "ndcg": sum(1 / math.log2(rank + 1) for rank in ranks)
+        / sum(1 / math.log2(rank + 1) for rank in range(1, min(len(line), relevant) + 1))
+        if relevant
+        else 0,
     }[name]
 
 
