@@ -17,7 +17,7 @@ status 2; from Python, catch the branch you can mend::
     ├── ArtifactError             what a stage handed over
     │   ├── NotAnArtifact
     │   ├── DamagedArtifact       UnreadableCheckpoint, MismatchedWeights
-    │   ├── DigestMismatch        OtherEncoder, OtherBackbone, OtherStudyTable
+    │   ├── DigestMismatch        OtherEncoder, OtherBackbone, OtherStudyTable, OtherQueries
     │   ├── SignatureError        UnsignedArtifact, ForgedSignature
     │   ├── EngineDiffers         UnprovenEngine
     │   ├── UnbuildableEngine
@@ -228,6 +228,10 @@ class OtherBackbone(DigestMismatch):
 
 class OtherStudyTable(DigestMismatch):
     """Features of one study table offered to another."""
+
+
+class OtherQueries(DigestMismatch):
+    """Evaluations of different queries, set against each other."""
 
 
 class SignatureError(ArtifactError):
