@@ -102,3 +102,14 @@ class Finding(_Labelled):
 N_REGIONS = len(Region)
 N_FINDINGS = len(Finding)
 UNKNOWN = -1
+
+LATERALISED_FINDINGS = (
+    *(
+        f"{side} {finding.label}"
+        for finding in Finding
+        if finding is not Finding.ENLARGED_CARDIAC_SILHOUETTE
+        for side in ("right", "left")
+    ),
+    Finding.ENLARGED_CARDIAC_SILHOUETTE.label,
+)
+"""The 17 findings that know the patient's side, in this order: the heart is one, every other finding two."""

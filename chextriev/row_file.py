@@ -1,7 +1,8 @@
-"""`.npy` files: one that grows by rows while they are made, and one that is read only if it is just what numpy writes.
+"""`.npy` files: one that grows by rows while they are made, one that is read only if it is just what numpy writes, and
+anybody's.
 
 numpy evaluates the header of a file as Python, so that what a stranger made of it ends in errors of the tokenizer, in
-warnings or in arrays of objects; here it must match to the letter.
+warnings or in arrays of objects; in the parts of an artefact it must match to the letter.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.errors import DamagedArtifact
+from chextriev.errors import DamagedArtifact, InvalidValue, MissingFile
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER_LIMIT = 256
@@ -65,6 +66,23 @@ def map_array(path: Path) -> npt.NDArray[Any]:
     if size == offset:
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape)
+
+
+def load_array(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
+    """Anybody's array of numbers or text, as numpy.save writes; MissingFile or InvalidValue where it is none."""
+    try:
+        array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
+    except FileNotFoundError:
+        raise MissingFile(f"there is no file {path}; give a .npy file, as numpy.save writes") from None
+    except PermissionError:
+        raise
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidValue(
+            f"{path} is not a .npy file of numbers ({error!s:.200}); write it with numpy.save"
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise InvalidValue(f"{path} holds an archive; one array is needed, as numpy.save writes")
+    return array
 
 
 def parse_array(content: bytes, path: Path) -> npt.NDArray[Any]:

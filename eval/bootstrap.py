@@ -4,10 +4,12 @@ Source: C. Field and A. Welsh, "Bootstrapping clustered data", J. R. Stat. Soc. 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from chextriev.eval.averages import weighted_mean
 from chextriev.eval.metrics import HIT_RATE, Counts, FindingScores, Values, macro_mean
 from chextriev.eval.protocol import Protocol
 
@@ -15,8 +17,19 @@ BLOCK_CELLS = 4_000_000
 """Cells of the [draws, patients] weights held at once (32 MB)."""
 
 
-def macro_interval(scores: Sequence[FindingScores], clusters: Counts, protocol: Protocol) -> Values:
-    """Lower and upper bound of each macro average, [2, metrics, ks] float64; NaN where no draw has a query.
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """Lower and upper bound: of the macro averages [2, metrics, ks] and of each finding [2, C, metrics, ks].
+
+    NaN where no draw has a query.
+    """
+
+    macro: Values
+    findings: Values
+
+
+def intervals(scores: Sequence[FindingScores], clusters: Counts, protocol: Protocol) -> Bounds:
+    """The intervals of all averages, from the same draws.
 
     clusters: [Q] int64, patient of each query, any integers. A finding that a draw holds no query of keeps its mean of
     the whole sample there: left out, it would make draws without a rare and hard finding look better than the average
@@ -25,9 +38,14 @@ def macro_interval(scores: Sequence[FindingScores], clusters: Counts, protocol: 
     _, patients = np.unique(clusters, return_inverse=True)
     sums, counts = _patient_sums(scores, patients, protocol.keep_zero_hit_queries)
     whole = _means(np.ones((1, len(sums))), sums, counts)
+    if protocol.empty_findings_are_zero:
+        whole[:, [len(score.positions) == 0 for score in scores]] = 0.0
     means = (_means(weights, sums, counts) for weights in _weights(len(sums), protocol))
-    drawn = np.concatenate([macro_mean(np.where(np.isnan(mean), whole, mean))[1] for mean in means])
-    return _percentiles(drawn, protocol.interval.level)
+    drawn = np.concatenate([np.where(np.isnan(mean), whole, mean) for mean in means])  # [draws, C, metrics, ks]
+    level, strict = protocol.interval.level, protocol.empty_findings_are_zero
+    macro = weighted_mean(drawn, np.ones(len(scores)), strict=strict)
+    findings = [_percentiles(drawn[:, column], level) for column in range(len(scores))]
+    return Bounds(_percentiles(macro, level), np.stack(findings, axis=1))
 
 
 def macro_change(

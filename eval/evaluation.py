@@ -1,7 +1,7 @@
 """What an evaluation says: averages with chance and interval for each k, overall and within each view."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from chextriev.errors import CountMismatch
 from chextriev.eval.protocol import Protocol
+from chextriev.eval.scored import ScoredQueries
 
 Interval = tuple[float, float] | None
 
@@ -32,31 +33,56 @@ class Measures:
 
 @dataclass(frozen=True)
 class Averages:
-    """Each finding by name, and the macro average over the `n_classes` findings that have queries."""
+    """Each finding by name, and the averages over findings as in `chextriev.eval.averages.Means`.
+
+    n_classes: over how many findings the macro average goes.
+    """
 
     per_finding: Mapping[str, Measures]
     macro: Measures
+    weighted: Measures
+    micro: Measures
     n_classes: int
 
 
 @dataclass(frozen=True)
+class Graded:
+    """nDCG of hits graded by the labels that they share with the query, its chance beside it; None without a query."""
+
+    n: int
+    value: float | None
+    chance: float | None
+
+
+@dataclass(frozen=True)
 class ScoresAtK:
-    """Measured and expected by chance at one k; interval: bounds of the measured macro average by metric."""
+    """Measured and expected by chance at one k.
+
+    interval: bounds of the measured macro average by metric; finding_interval: the same by finding. Both are empty
+    where none were drawn. graded: nDCG by shared labels, over all queries (see `chextriev.eval.graded`).
+    """
 
     measured: Averages
     chance: Averages
-    interval: Mapping[str, Interval]
+    graded: Graded
+    interval: Mapping[str, Interval] = field(default_factory=dict)
+    finding_interval: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The object under "k" in the JSON."""
-        bounds = {name: None if pair is None else list(pair) for name, pair in self.interval.items()}
-        return {**asdict(self.measured), "interval": {"macro": bounds}, "chance": asdict(self.chance)}
+        content = {**asdict(self.measured), "ndcg_jaccard": asdict(self.graded), "chance": asdict(self.chance)}
+        if self.interval:
+            by_finding = {name: _lists(bounds) for name, bounds in self.finding_interval.items()}
+            content["interval"] = {"macro": _lists(self.interval), "per_finding": by_finding}
+        return content
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ScoresAtK":
         """The reverse of `as_dict`."""
-        bounds = {name: tuple(pair) if pair else None for name, pair in values["interval"]["macro"].items()}
-        return cls(_averages(values), _averages(values["chance"]), bounds)
+        bounds = values.get("interval", {"macro": {}, "per_finding": {}})
+        by_finding = {name: _pairs(of_finding) for name, of_finding in bounds["per_finding"].items()}
+        graded = Graded(**values["ndcg_jaccard"])
+        return cls(_averages(values), _averages(values["chance"]), graded, _pairs(bounds["macro"]), by_finding)
 
 
 @dataclass(frozen=True)
@@ -107,7 +133,8 @@ class Evaluation:
     """One set of embeddings under one protocol.
 
     views: the same numbers with queries and gallery of one view only, since view position dominates frozen features.
-    parents: digests of the embeddings and of the encoder that made them.
+    scored: what was measured of every query, in the order of `lists`. parents: digests of the embeddings and of the
+    encoder that made them.
     """
 
     protocol: Protocol
@@ -115,11 +142,13 @@ class Evaluation:
     overall: Scoring
     views: Mapping[str, Scoring]
     lists: RankedLists
+    scored: ScoredQueries
     parents: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `evaluation.json`."""
         return {
+            "name": self.scored.name,
             "protocol": self.protocol.name,
             "settings": self.protocol.as_dict(),
             "split": self.split,
@@ -128,13 +157,24 @@ class Evaluation:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], lists: RankedLists, parents: Mapping[str, str]) -> "Evaluation":
+    def from_dict(
+        cls, values: Mapping[str, Any], lists: RankedLists, scored: ScoredQueries, parents: Mapping[str, str]
+    ) -> "Evaluation":
         """The reverse of `as_dict`."""
         views = {view: Scoring.from_dict(scoring) for view, scoring in values["view"].items()}
         protocol = Protocol.from_dict(values["settings"])
-        return cls(protocol, values["split"], Scoring.from_dict(values), views, lists, parents)
+        return cls(protocol, values["split"], Scoring.from_dict(values), views, lists, scored, parents)
 
 
 def _averages(values: Mapping[str, Any]) -> Averages:
     per_finding = {name: Measures(**measures) for name, measures in values["per_finding"].items()}
-    return Averages(per_finding, Measures(**values["macro"]), values["n_classes"])
+    macro, weighted, micro = (Measures(**values[name]) for name in ("macro", "weighted", "micro"))
+    return Averages(per_finding, macro, weighted, micro, values["n_classes"])
+
+
+def _lists(bounds: Mapping[str, Interval]) -> dict[str, list[float] | None]:
+    return {name: None if pair is None else list(pair) for name, pair in bounds.items()}
+
+
+def _pairs(bounds: Mapping[str, Any]) -> dict[str, Interval]:
+    return {name: (pair[0], pair[1]) if pair else None for name, pair in bounds.items()}

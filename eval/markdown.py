@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from chextriev.eval.evaluation import Evaluation, Interval, Scoring
+from chextriev.eval.evaluation import Evaluation, Interval, Measures, ScoresAtK, Scoring
+from chextriev.eval.lists import ListsEvaluation
 from chextriev.eval.protocol import MIN_QUERIES, Protocol
 
 METRIC_NAMES = {
@@ -25,15 +26,30 @@ def render_markdown(evaluation: Evaluation) -> str:
         f"# Retrieval on split `{evaluation.split}`, protocol `{evaluation.protocol.name}`",
         describe(evaluation.protocol, evaluation.overall),
         *(_macro_section(evaluation, k) for k in evaluation.protocol.ks),
-        *(_finding_section(evaluation.overall, k) for k in evaluation.protocol.ks),
+        *(_finding_section(k, scores) for k, scores in evaluation.overall.at_k.items()),
         _view_section(evaluation),
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def render_lists(evaluation: ListsEvaluation) -> str:
+    """What `chextriev eval lists` prints."""
+    sentences = [
+        f"Protocol {evaluation.protocol.name}, {evaluation.n_queries:,} queries;",
+        f"with fewer than the largest k left: {evaluation.n_short:,};",
+        f"lists that hold their own query: {evaluation.n_own:,}.",
+        "Chance: exact expectation for random order.",
+        *(f"{remark[0].upper()}{remark[1:]}." for remark in evaluation.remarks),
+    ]
+    parts = ["# Ranked lists", " ".join(sentences)]
+    parts += [_finding_section(k, scores) for k, scores in evaluation.at_k.items()]
+    return "\n\n".join(parts)
+
+
 def describe(protocol: Protocol, scoring: Scoring) -> str:
     """The population and the rules in words."""
-    excluded = "the query itself" if protocol.exclude_self else "nothing"
+    nothing = "the first of each list, whatever it is" if protocol.drop_first else "nothing"
+    excluded = "the query itself" if protocol.exclude_self else nothing
     excluded = "the query and every image of its patient" if protocol.exclude_same_patient else excluded
     zero_hits = "count as 0" if protocol.keep_zero_hit_queries else "are left out"
     interval = protocol.interval
@@ -72,15 +88,23 @@ def _macro_section(evaluation: Evaluation, k: int) -> str:
     return f"{heading}\n\n{_table(('metric', 'measured', 'interval', 'chance'), rows)}"
 
 
-def _finding_section(scoring: Scoring, k: int) -> str:
-    scores = scoring.at_k[k]
-    rows = []
-    for finding, measures in scores.measured.per_finding.items():
-        expected = scores.chance.per_finding[finding]
-        pairs = (f"{_cell(measures, name)} ({_cell(expected, name)})" for name in METRIC_NAMES)
-        rows.append((finding, str(measures.n), *pairs))
+def _finding_section(k: int, scores: ScoresAtK) -> str:
+    measured, chance = scores.measured, scores.chance
+    rows = [_measures_row(name, each, chance.per_finding[name]) for name, each in measured.per_finding.items()]
+    rows += [
+        _measures_row(f"macro over {measured.n_classes}", measured.macro, chance.macro),
+        _measures_row("weighted by positives", measured.weighted, chance.weighted),
+        _measures_row("micro", measured.micro, chance.micro),
+    ]
+    graded = scores.graded
+    text = f"nDCG@{k} graded by shared findings (Jaccard): {format_value(graded.value)} ({format_value(graded.chance)})"
     header = ("finding", "n", *METRIC_NAMES.values())
-    return f"## k = {k}: each finding (chance in brackets)\n\n{_table(header, rows)}"
+    return f"## k = {k}: each finding (chance in brackets)\n\n{_table(header, rows)}\n\n{text}."
+
+
+def _measures_row(name: str, measured: Measures, chance: Measures) -> tuple[str, ...]:
+    pairs = (f"{_cell(measured, metric)} ({_cell(chance, metric)})" for metric in METRIC_NAMES)
+    return (name, str(measured.n), *pairs)
 
 
 def _view_section(evaluation: Evaluation) -> str:

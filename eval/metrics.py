@@ -234,15 +234,21 @@ def check_lists(neighbours: Counts, gallery_size: int, ks: Sequence[int]) -> Non
         )
 
 
-def class_means(scores: Sequence[FindingScores], *, keep_zero_hit_queries: bool = True) -> tuple[Counts, Values]:
-    """Queries and mean of each finding: n [C, ks] int64 and means [C, metrics, ks] float64, NaN where n is 0.
+def class_sums(scores: Sequence[FindingScores], *, keep_zero_hit_queries: bool = True) -> tuple[Values, Values]:
+    """Queries counted [C, ks] and the sums of their metrics [C, metrics, ks], both float64.
 
-    Without keep_zero_hit_queries a query with no hit in the top k is left out. All its metrics are 0, so the mean over
-    the rest is the mean over all divided by the hit rate, and n is the number of queries with a hit.
+    Without keep_zero_hit_queries a query with no hit in the top k is left out: all its metrics are 0, so the sums stay
+    and as many queries count as have a hit.
     """
-    sums = np.stack([score.values.sum(axis=0) for score in scores])  # [C, metrics, ks]
+    sums = np.stack([score.values.sum(axis=0) for score in scores])
     all_queries = np.array([float(len(score.positions)) for score in scores])[:, None]
     counts = np.broadcast_to(all_queries, sums[:, HIT_RATE].shape) if keep_zero_hit_queries else sums[:, HIT_RATE]
+    return counts, sums
+
+
+def class_means(scores: Sequence[FindingScores], *, keep_zero_hit_queries: bool = True) -> tuple[Counts, Values]:
+    """Queries and mean of each finding: n [C, ks] int64 and means [C, metrics, ks] float64, NaN where n is 0."""
+    counts, sums = class_sums(scores, keep_zero_hit_queries=keep_zero_hit_queries)
     means = np.full_like(sums, np.nan)
     np.divide(sums, counts[:, None], out=means, where=counts[:, None] > 0)
     return np.rint(counts).astype(np.int64), means

@@ -1,7 +1,7 @@
 """Protocols: every convention that changes a retrieval number, as one frozen value with a name."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from chextriev.errors import InvalidSetting, UnknownProtocol
@@ -31,15 +31,21 @@ class Protocol:
     """How lists are made and averaged.
 
     ks: list lengths. exclude_self: a radiograph is never its own neighbour (by id, not by rank).
-    exclude_same_patient: nor is any other radiograph of its patient. keep_zero_hit_queries: a query without a hit in
-    the top k counts as 0; otherwise it is left out, which flatters a system (chance is then the ratio of expectations).
+    exclude_same_patient: nor is any other radiograph of its patient. drop_first: instead the first neighbour is taken
+    for the query itself and dropped, whatever it is; where images are equal, the query stays in its own list.
+    keep_zero_hit_queries: a query without a hit in the top k counts as 0; otherwise it is left out, for each finding
+    and k by itself, which flatters a system (chance is then the ratio of expectations). empty_findings_are_zero: a
+    finding that no query has counts as 0 in the averages, and one whose queries are all left out makes the macro
+    average undefined; otherwise both are left out of it.
     """
 
     name: str
     ks: tuple[int, ...] = (3, 5, 10)
     exclude_self: bool = True
     exclude_same_patient: bool = True
+    drop_first: bool = False
     keep_zero_hit_queries: bool = True
+    empty_findings_are_zero: bool = False
     interval: IntervalSpec = field(default_factory=IntervalSpec)
 
     def __post_init__(self) -> None:
@@ -49,6 +55,11 @@ class Protocol:
         if self.exclude_same_patient and not self.exclude_self:
             raise InvalidSetting(
                 f"protocol {self.name}: excluding the patient excludes the radiograph itself; set exclude_self too"
+            )
+        if self.drop_first and self.exclude_self:
+            raise InvalidSetting(
+                f"protocol {self.name}: the radiograph itself goes by id or as the first of its list; set exclude_self"
+                " or drop_first, not both"
             )
 
     @classmethod
@@ -67,7 +78,16 @@ class Protocol:
 
 
 DEFAULT = Protocol("default")
-PROTOCOLS: Mapping[str, Protocol] = {DEFAULT.name: DEFAULT}
+
+REFERENCE = Protocol(
+    "reference", exclude_self=False, exclude_same_patient=False, drop_first=True, empty_findings_are_zero=True
+)
+"""The conventions of the published CheXtriev evaluation, whose tables show `ap_over_hits`, `precision` and `rr`."""
+
+REFERENCE_SKIP = replace(REFERENCE, name="reference-skip", keep_zero_hit_queries=False)
+"""The same with the published `skip=True`."""
+
+PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in (DEFAULT, REFERENCE, REFERENCE_SKIP)}
 
 
 def find_protocol(name: str) -> Protocol:

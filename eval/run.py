@@ -1,19 +1,21 @@
 """Evaluate embeddings: search a split with itself, score the lists, set chance and an interval beside each number."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.anatomy import Finding
 from chextriev.embedding_set import EmbeddingSet
-from chextriev.errors import InvalidValue
-from chextriev.eval.bootstrap import macro_interval
-from chextriev.eval.chance import expected_scores
-from chextriev.eval.evaluation import Averages, Evaluation, Interval, Measures, RankedLists, ScoresAtK, Scoring
-from chextriev.eval.metrics import METRICS, Counts, FindingScores, Values, class_means, macro_mean, score_queries
+from chextriev.errors import CountMismatch, EmptySplit, InvalidValue
+from chextriev.eval.bootstrap import intervals
+from chextriev.eval.candidates import Candidates
+from chextriev.eval.evaluation import Evaluation, RankedLists, Scoring
+from chextriev.eval.metrics import Counts, FindingScores
 from chextriev.eval.protocol import DEFAULT, MIN_QUERIES, Protocol
+from chextriev.eval.relevance import Relevance, image_findings
+from chextriev.eval.score_tables import ListScores, score_lists, tables
+from chextriev.eval.scored import ScoredQueries
 from chextriev.index.exact import exact_search
 
 
@@ -21,35 +23,55 @@ from chextriev.index.exact import exact_search
 class _Population:
     """Radiographs that are searched with themselves.
 
-    queries: [Q] rows with at least one finding. patients: [G] int64. excluded: [G] int64, a row and the rows of equal
-    value are not its candidates; None where every row is a candidate.
+    queries: [Q] rows with at least one finding. patients: [G] int64 codes. groups: [G] int64, a row and the rows of
+    equal value are not its candidates; None where every row is one.
     """
 
     vectors: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int8]
+    relevance: Relevance
     queries: Counts
     patients: Counts
-    excluded: Counts | None
+    groups: Counts | None
 
 
-def evaluate(embeddings: EmbeddingSet, protocol: Protocol = DEFAULT, *, split: str = "test") -> Evaluation:
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Lists [Q, K] and what they are worth."""
+
+    neighbours: Counts
+    similarities: npt.NDArray[np.float32]
+    scores: ListScores
+
+
+def evaluate(
+    embeddings: EmbeddingSet,
+    protocol: Protocol = DEFAULT,
+    *,
+    split: str = "test",
+    relevance: Relevance | None = None,
+    name: str = "",
+) -> Evaluation:
     """Measure retrieval by exact cosine search, with the split as queries and as gallery.
 
-    Raises EmptySplit if it holds no radiograph, InvalidValue if none has a finding, or where a vector is not finite or
-    zero or a patient id is missing (named by image id).
+    relevance: labels of all these embeddings, row by row; without it their nine findings. name: of what is evaluated.
+    Raises EmptySplit if the split holds no radiograph, InvalidValue if none has a finding, or where a vector is not
+    finite or zero or a patient id is missing (named by image id).
     """
-    part = embeddings.of_split(split)
+    chosen = relevance or image_findings(embeddings)
+    part, chosen = _of_split(embeddings, chosen, split)
     check_vectors(part)
-    whole = _population(part, protocol)
+    whole = _population(part, chosen, protocol)
     if not len(whole.queries):
         raise InvalidValue(f"no radiograph of split {split!r} is known to have a finding; there is nothing to ask for")
-    scores, neighbours = _search(whole, protocol)
+    found = _search(whole, protocol)
+    ids = part.image_id.astype(object)
     return Evaluation(
         protocol=protocol,
         split=split,
-        overall=_score(whole, neighbours, protocol),
-        views={view: _score_view(part.take(rows), protocol) for view, rows in _views(part)},
-        lists=RankedLists(part.image_id[whole.queries], _ids(part, neighbours), scores),
+        overall=_scoring(whole, found, protocol),
+        views={view: _score_view(part, chosen, rows, protocol) for view, rows in _views(part)},
+        lists=RankedLists(ids[whole.queries], _ids(ids, found.neighbours), found.similarities),
+        scored=_scored_queries(part, whole, found, protocol, name),
         parents={"embeddings": embeddings.digest, "encoder": embeddings.encoder_digest},
     )
 
@@ -59,11 +81,8 @@ def score_split(
 ) -> tuple[list[FindingScores], npt.NDArray[np.int64]]:
     """The metrics of every query of these radiographs searched with themselves, and the patient of each query [Q]."""
     check_vectors(embeddings)
-    population = _population(embeddings, protocol)
-    _, relevant = count_candidates(population.labels, population.queries, population.excluded)
-    neighbours = _search(population, protocol)[1]
-    scores = score_queries(neighbours, population.labels, queries=population.queries, relevant=relevant, ks=protocol.ks)
-    return scores, population.patients[population.queries]
+    population = _population(embeddings, image_findings(embeddings), protocol)
+    return list(_search(population, protocol).scores.measured), population.patients[population.queries]
 
 
 def check_vectors(embeddings: EmbeddingSet) -> None:
@@ -79,26 +98,21 @@ def check_vectors(embeddings: EmbeddingSet) -> None:
         )
 
 
-def count_candidates(labels: npt.NDArray[np.int8], queries: Counts, excluded: Counts | None) -> tuple[Counts, Counts]:
-    """Candidates of each query [Q] and the hits among them [Q, C], after the exclusions.
-
-    labels: [G, C] int8. excluded: [G] int64 codes 0, 1, ...; rows of the query's code are not its candidates.
-    """
-    positive = (labels == 1).astype(np.int64)
-    everyone, relevant = np.full(len(queries), len(labels)), np.tile(positive.sum(axis=0), (len(queries), 1))
-    if excluded is None:
-        return everyone, relevant
-    own = np.zeros((int(excluded.max(initial=-1)) + 1, labels.shape[1]), np.int64)
-    np.add.at(own, excluded, positive)
-    return everyone - np.bincount(excluded)[excluded[queries]], relevant - own[excluded[queries]]
+def _of_split(embeddings: EmbeddingSet, relevance: Relevance, split: str) -> tuple[EmbeddingSet, Relevance]:
+    if len(relevance.labels) != len(embeddings):
+        raise CountMismatch(f"labels of {len(relevance.labels)} radiographs beside {len(embeddings)} embeddings")
+    rows = np.flatnonzero(embeddings.metadata["split"] == split)
+    if not len(rows):
+        raise EmptySplit(f"the embeddings have no radiograph in split {split!r}")
+    return embeddings.take(rows), Relevance(relevance.names, relevance.labels[rows])
 
 
-def _population(part: EmbeddingSet, protocol: Protocol) -> _Population:
+def _population(part: EmbeddingSet, relevance: Relevance, protocol: Protocol) -> _Population:
     patients = _patient_codes(part)
     alone = np.arange(len(part)) if protocol.exclude_self else None
-    excluded = patients if protocol.exclude_same_patient else alone
-    queries = np.flatnonzero((part.findings == 1).any(axis=1))
-    return _Population(part.vectors, part.findings, queries, patients, excluded)
+    groups = patients if protocol.exclude_same_patient else alone
+    queries = np.flatnonzero((relevance.labels == 1).any(axis=1))
+    return _Population(part.vectors, relevance, queries, patients, groups)
 
 
 def _patient_codes(part: EmbeddingSet) -> Counts:
@@ -113,33 +127,34 @@ def _patient_codes(part: EmbeddingSet) -> Counts:
     return codes
 
 
-def _search(population: _Population, protocol: Protocol) -> tuple[npt.NDArray[np.float32], Counts]:
-    queries, excluded = population.queries, population.excluded
-    groups = None if excluded is None else (excluded[queries], excluded)
-    return exact_search(population.vectors[queries], population.vectors, max(protocol.ks), groups=groups)
+def _search(population: _Population, protocol: Protocol) -> _Found:
+    queries, groups, vectors = population.queries, population.groups, population.vectors
+    own = None if groups is None else (groups[queries], groups)
+    more = int(protocol.drop_first)
+    similarities, rows = exact_search(vectors[queries], vectors, max(protocol.ks) + more, groups=own)
+    candidates = Candidates(queries, groups, dropped=rows[:, 0] if protocol.drop_first else None)
+    rows, similarities = rows[:, more:], similarities[:, more:]
+    return _Found(rows, similarities, score_lists(rows, population.relevance.labels, candidates, protocol.ks))
 
 
-def _score(population: _Population, neighbours: Counts, protocol: Protocol) -> Scoring:
-    queries, ks = population.queries, protocol.ks
-    candidates, relevant = count_candidates(population.labels, queries, population.excluded)
-    measured = score_queries(neighbours, population.labels, queries=queries, relevant=relevant, ks=ks)
-    by_chance = expected_scores(measured, candidates, relevant, ks)
-    patients = population.patients[queries]
+def _scoring(population: _Population, found: _Found, protocol: Protocol) -> Scoring:
+    patients = population.patients[population.queries]
+    bounds = intervals(found.scores.measured, patients, protocol)
     return Scoring(
-        n_queries=len(queries),
-        n_gallery=len(population.labels),
+        n_queries=len(population.queries),
+        n_gallery=len(population.vectors),
         n_patients=len(np.unique(patients)),
-        n_short=int(np.count_nonzero(candidates < max(ks))),
-        at_k=_tables(measured, by_chance, macro_interval(measured, patients, protocol), protocol),
+        n_short=int(np.count_nonzero(found.scores.n_candidates < max(protocol.ks))),
+        at_k=tables(found.scores, protocol, population.relevance.names, bounds),
     )
 
 
-def _score_view(part: EmbeddingSet, protocol: Protocol) -> Scoring:
-    population = _population(part, protocol)
+def _score_view(part: EmbeddingSet, relevance: Relevance, rows: Counts, protocol: Protocol) -> Scoring:
+    population = _population(part.take(rows), Relevance(relevance.names, relevance.labels[rows]), protocol)
     if len(population.queries) < MIN_QUERIES:
         n_patients = len(np.unique(population.patients[population.queries]))
-        return Scoring(len(population.queries), len(part), n_patients, 0, {})
-    return _score(population, _search(population, protocol)[1], protocol)
+        return Scoring(len(population.queries), len(rows), n_patients, 0, {})
+    return _scoring(population, _search(population, protocol), protocol)
 
 
 def _views(part: EmbeddingSet) -> Iterable[tuple[str, Counts]]:
@@ -147,49 +162,24 @@ def _views(part: EmbeddingSet) -> Iterable[tuple[str, Counts]]:
     return [(view, np.flatnonzero(views == view)) for view in sorted({view for view in views if isinstance(view, str)})]
 
 
-def _tables(
-    measured: Sequence[FindingScores], by_chance: Sequence[FindingScores], bounds: Values, protocol: Protocol
-) -> dict[int, ScoresAtK]:
-    intervals = [_interval(bounds[:, :, column]) for column in range(len(protocol.ks))]
-    tables = zip(_averages(measured, protocol), _averages(by_chance, protocol), intervals, strict=True)
-    return {k: ScoresAtK(*table) for k, table in zip(protocol.ks, tables, strict=True)}
+def _scored_queries(
+    part: EmbeddingSet, whole: _Population, found: _Found, protocol: Protocol, name: str
+) -> ScoredQueries:
+    return ScoredQueries(
+        name=name,
+        query_ids=part.image_id.astype(object)[whole.queries],
+        patients=part.patient_id[whole.queries],
+        findings=whole.relevance.names,
+        ks=protocol.ks,
+        measured=found.scores.measured,
+        chance=found.scores.chance,
+        n_candidates=found.scores.n_candidates,
+        relevant=found.scores.relevant,
+    )
 
 
-def _averages(scores: Sequence[FindingScores], protocol: Protocol) -> list[Averages]:
-    """One for each k."""
-    counts, means = class_means(scores, keep_zero_hit_queries=protocol.keep_zero_hit_queries)
-    classes, macro = macro_mean(means)
-    return [
-        Averages(
-            per_finding={
-                finding.label: _measures(counts[finding, column], means[finding, :, column]) for finding in Finding
-            },
-            macro=_measures(counts[:, column].sum(), macro[:, column]),
-            n_classes=int(classes[column]),
-        )
-        for column in range(len(protocol.ks))
-    ]
-
-
-def _measures(count: np.int64, values: Values) -> Measures:
-    """values: [metrics], NaN where undefined."""
-    return Measures(int(count), **dict(zip(METRICS, _plain(values), strict=True)))
-
-
-def _interval(bounds: Values) -> dict[str, Interval]:
-    """bounds: [2, metrics]."""
-    return {
-        name: None if np.isnan(low) else (float(low), float(high))
-        for name, (low, high) in zip(METRICS, bounds.T, strict=True)
-    }
-
-
-def _plain(values: Values) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]
-
-
-def _ids(part: EmbeddingSet, rows: Counts) -> npt.NDArray[np.object_]:
+def _ids(ids: npt.NDArray[np.object_], rows: Counts) -> npt.NDArray[np.object_]:
     """[Q, K] image ids; None where a list has ended."""
-    ids = part.image_id.astype(object)[rows]
-    ids[rows < 0] = None
-    return ids
+    found = ids[rows]
+    found[rows < 0] = None
+    return np.asarray(found)

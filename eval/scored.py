@@ -16,7 +16,8 @@ class ScoredQueries:
 
     name: of what was evaluated, as "v6". query_ids, patients: [Q] object, text; the patient of each query. findings:
     names [C]. ks: list lengths. measured, chance: one `FindingScores` a finding; positions [n] count the queries above,
-    values [n, metrics, ks] are in the order of `METRICS`; both have the same positions.
+    values [n, metrics, ks] are in the order of `METRICS`; both have the same positions. n_candidates: [Q] int64 and
+    relevant: [Q, C] int64, how many rows a query may find and how many of them are hits; None where that is not known.
     """
 
     name: str
@@ -26,6 +27,8 @@ class ScoredQueries:
     ks: tuple[int, ...]
     measured: tuple[FindingScores, ...]
     chance: tuple[FindingScores, ...]
+    n_candidates: Counts | None = None
+    relevant: Counts | None = None
 
     def __post_init__(self) -> None:
         if len(self.patients) != len(self.query_ids):
@@ -45,6 +48,8 @@ class ScoredQueries:
             ks=self.ks,
             measured=tuple(_moved(scores, place) for scores in self.measured),
             chance=tuple(_moved(scores, place) for scores in self.chance),
+            n_candidates=None if self.n_candidates is None else self.n_candidates[rows],
+            relevant=None if self.relevant is None else self.relevant[rows],
         )
 
 

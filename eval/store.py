@@ -1,10 +1,12 @@
 """Evaluations on disk: an artefact of kind "evaluation".
 
 `evaluation.json` (all numbers), `evaluation.md` (the same for people), `neighbours.parquet` (query_id, rank from 1,
-neighbour_id and score; both null where a list has ended) and a manifest whose parents are the embeddings and encoder.
+neighbour_id and score; both null where a list has ended), `queries.parquet` (every query's numbers, see
+`chextriev.eval.query_table`) and a manifest whose parents are the embeddings and encoder.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +17,19 @@ from chextriev.errors import DamagedArtifact
 from chextriev.eval.evaluation import Evaluation, RankedLists
 from chextriev.eval.markdown import render_markdown
 from chextriev.eval.protocol import DEFAULT, Protocol
+from chextriev.eval.query_table import read_queries, write_queries
 from chextriev.eval.run import evaluate
+from chextriev.eval.scored import ScoredQueries
 from chextriev.optional import require
 
 KIND = "evaluation"
-METHOD = 2
+METHOD = 3
 """Part of every evaluation's recipe; raise it when the same embeddings begin to give other numbers."""
 
 JSON_FILE = "evaluation.json"
 MARKDOWN_FILE = "evaluation.md"
 NEIGHBOURS_FILE = "neighbours.parquet"
+QUERIES_FILE = "queries.parquet"
 
 
 def recipe_of(protocol: Protocol, *, split: str, embeddings: str, encoder: str) -> Recipe:
@@ -41,6 +46,7 @@ def write_evaluation(out: str | Path, evaluation: Evaluation) -> Manifest:
         (scratch / JSON_FILE).write_text(text + "\n")
         (scratch / MARKDOWN_FILE).write_text(render_markdown(evaluation))
         _write_lists(evaluation.lists, scratch / NEIGHBOURS_FILE)
+        write_queries(evaluation.scored, scratch / QUERIES_FILE)
         return seal(scratch, KIND, recipe)
 
 
@@ -60,12 +66,18 @@ def read_evaluation(directory: str | Path) -> Evaluation:
     """Open an evaluation, its files verified."""
     directory = Path(directory)
     manifest = open_artifact(directory, KIND)
-    lists = _read_lists(directory / NEIGHBOURS_FILE)
     try:
         content = json.loads((directory / JSON_FILE).read_text())
-        return Evaluation.from_dict(content, lists, manifest.recipe.parents)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedArtifact(f"{directory / JSON_FILE} is not an evaluation of this release ({error})") from error
+        lists, scored = _read_lists(directory / NEIGHBOURS_FILE), read_queries(directory / QUERIES_FILE)
+        return Evaluation.from_dict(content, lists, scored, manifest.recipe.parents)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedArtifact(f"{directory} is not an evaluation of this release ({error}); evaluate again") from error
+
+
+def read_scores(directory: str | Path) -> ScoredQueries:
+    """Every query's numbers of an evaluation, its files verified; named as its folder where it has no name."""
+    evaluation = read_evaluation(directory)
+    return replace(evaluation.scored, name=evaluation.scored.name or Path(directory).resolve().name)
 
 
 def _write_lists(lists: RankedLists, path: Path) -> None:

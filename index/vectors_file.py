@@ -15,6 +15,7 @@ from chextriev.embedding_set import EmbeddingSet, read_embeddings
 from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue, MissingFile
 from chextriev.index.filters import FINDINGS
 from chextriev.optional import require
+from chextriev.row_file import load_array
 
 UNKNOWN = -1
 OLDEST = 150
@@ -82,7 +83,7 @@ def read_source(files: VectorFiles) -> EmbeddingSet:
 
 def read_vectors(path: Path) -> npt.NDArray[Any]:
     """[N, D] float32, memory-mapped where the file is float32; or uint8 of 0 and 1, the bits of hash codes."""
-    vectors = _load(path, mapped=True)
+    vectors = load_array(path, mapped=True)
     if vectors.ndim != 2 or not vectors.shape[1]:
         raise InvalidValue(f"{path} has shape {list(vectors.shape)}; vectors [number, width] are needed")
     if vectors.dtype == np.bool_:
@@ -105,7 +106,7 @@ def read_id_file(path: Path) -> npt.NDArray[Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidValue(f"{path} cannot be read as ids, one a line ({error})") from error
         return np.array([line.strip() for line in lines], object)
-    ids = _load(path)
+    ids = load_array(path)
     if ids.ndim != 1 or ids.dtype.kind not in "iuU":
         raise InvalidValue(
             f"{path} holds {ids.dtype} of shape {list(ids.shape)}; ids are one row of integers or text (numpy's <U,"
@@ -131,22 +132,6 @@ def _values(column: Any, *, exact: bool) -> npt.NDArray[Any]:
     if exact and column.null_count:
         return np.array(column.to_pylist(), object)
     return np.asarray(column.to_numpy())
-
-
-def _load(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
-    try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
-    except FileNotFoundError:
-        raise MissingFile(f"there is no file {path}; give a .npy file, as numpy.save writes") from None
-    except PermissionError:
-        raise
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidValue(
-            f"{path} is not a .npy file of numbers ({error!s:.200}); write it with numpy.save"
-        ) from error
-    if not isinstance(array, np.ndarray):
-        raise InvalidValue(f"{path} holds an archive; one array is needed, as numpy.save writes")
-    return array
 
 
 def _ids(files: VectorFiles, table: Mapping[str, npt.NDArray[Any]], count: int) -> npt.NDArray[Any]:

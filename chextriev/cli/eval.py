@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from chextriev.cli import eval_compare, eval_lists, eval_occlusion
 from chextriev.cli.output import add_action, emit
-from chextriev.errors import InvalidSetting
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -14,8 +14,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run.add_argument("embeddings", type=Path, metavar="EMBEDDINGS", help="folder that `chextriev embed` wrote")
     run.add_argument("out", type=Path, metavar="OUT", help="folder for evaluation.json, .md and neighbours.parquet")
     run.add_argument("--split", default="test", help="queries and gallery (default: %(default)s)")
-    run.add_argument("-k", dest="ks", metavar="K,K,...", help="list lengths (default: those of the protocol)")
-    run.add_argument("--protocol", default="default", help="conventions by name (default: %(default)s)")
+    eval_lists.add_protocol(run)
+    eval_lists.configure(actions)
+    eval_occlusion.configure(actions)
+    eval_compare.configure(actions)
     engines = add_action(actions, "engines", "re-run the engines of a bundle over a data set, side by side", _engines)
     engines.add_argument("bundle", type=Path, metavar="BUNDLE")
     engines.add_argument("data", type=Path, metavar="DATA", help="a study table")
@@ -32,17 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from dataclasses import replace
-
     from chextriev.embedding_set import read_embeddings
     from chextriev.eval.markdown import render_markdown
-    from chextriev.eval.protocol import find_protocol
     from chextriev.eval.run import evaluate
     from chextriev.eval.store import write_evaluation
 
-    protocol = find_protocol(options.protocol)
-    if options.ks is not None:
-        protocol = replace(protocol, ks=_list_lengths(options.ks))
+    protocol = eval_lists.chosen_protocol(options)
     evaluation = evaluate(read_embeddings(options.embeddings), protocol, split=options.split)
     write_evaluation(options.out, evaluation)
     emit(options, render_markdown(evaluation), evaluation.as_dict())
@@ -60,10 +57,3 @@ def _engines(options: argparse.Namespace) -> None:
     found = compare_engines(options.bundle, read_study_table(options.data), options.out, settings)
     reused = f"\n{options.out}: unchanged, reused: {', '.join(found.reused)}" if found.reused else ""
     emit(options, render_engines(found) + reused, {**found.as_dict(), "reused": found.reused})
-
-
-def _list_lengths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise InvalidSetting(f"-k {text}: whole numbers with commas are needed, as 3,5,10") from None

@@ -9,10 +9,11 @@ import pytest
 from chextriev.anatomy import Finding
 from chextriev.artifacts import find_current, read_manifest
 from chextriev.errors import DamagedArtifact, EmptySplit, InvalidSetting, InvalidValue, UnknownProtocol
-from chextriev.eval.bootstrap import macro_interval
+from chextriev.eval.bootstrap import intervals
+from chextriev.eval.candidates import Candidates
 from chextriev.eval.metrics import METRICS, FindingScores
 from chextriev.eval.protocol import DEFAULT, IntervalSpec, Protocol, find_protocol
-from chextriev.eval.run import count_candidates, evaluate
+from chextriev.eval.run import evaluate
 from chextriev.eval.store import KIND, read_evaluation, recipe_of, write_evaluation
 
 PROTOCOL = replace(DEFAULT, ks=(1, 2), interval=IntervalSpec(draws=50))
@@ -68,7 +69,7 @@ def test_candidates_and_hits_are_counted_as_a_loop_counts_them(excluded):
     labels = np.array([[1, 0], [1, -1], [0, 1], [1, 1]], np.int8)
     queries = np.array([0, 3, 2])
     codes = None if excluded is None else np.array(excluded)
-    candidates, relevant = count_candidates(labels, queries, codes)
+    candidates, relevant = Candidates(queries, codes).count(labels)
     allowed = [[row for row in range(4) if codes is None or codes[row] != codes[query]] for query in queries]
     assert candidates.tolist() == [len(rows) for rows in allowed]
     assert relevant.tolist() == [(labels[rows] == 1).sum(axis=0).tolist() for rows in allowed]
@@ -115,8 +116,8 @@ def test_patients_are_drawn_whole():
     generator = np.random.default_rng(2)
     values = np.repeat(generator.random((30, len(METRICS), 1)), 10, axis=0)
     scores = [FindingScores(np.arange(300), values)]
-    by_patient = macro_interval(scores, np.repeat(np.arange(30), 10), DEFAULT)
-    by_image = macro_interval(scores, np.arange(300), DEFAULT)
+    by_patient = intervals(scores, np.repeat(np.arange(30), 10), DEFAULT).macro
+    by_image = intervals(scores, np.arange(300), DEFAULT).macro
     ratio = (by_patient[1] - by_patient[0]) / (by_image[1] - by_image[0])
     assert ratio.mean() == pytest.approx(np.sqrt(10), rel=0.15)
 
@@ -124,7 +125,7 @@ def test_patients_are_drawn_whole():
 def test_a_rare_finding_does_not_lift_the_interval_when_it_is_not_drawn():
     common = FindingScores(np.arange(100), np.full((100, len(METRICS), 1), 0.6))
     rare = FindingScores(np.array([0]), np.zeros((1, len(METRICS), 1)))
-    low, high = macro_interval([common, rare], np.arange(100), DEFAULT)
+    low, high = intervals([common, rare], np.arange(100), DEFAULT).macro
     assert low == pytest.approx(0.3)
     assert high == pytest.approx(0.3)
 

@@ -36,9 +36,10 @@ def test_a_table_has_a_line_a_system_and_chance(made_up) -> None:
     assert (rows["v6"]["rr"].low, rows["v6"]["rr"].high) == (macro.rr, macro.rr)
     lines = render_systems(rows, dict.fromkeys(METRIC_NAMES, 0.5), k=5, seconds={"v6": 61.6}).split("\n")
     assert lines[0] == (
-        "| system | precision@5 | hit rate@5 | RR@5 | AP@5 over hits | AP@5 over min(k,R) | training, s |"
+        "| system | precision@5 | hit rate@5 | RR@5 | AP@5 over hits | AP@5 over min(k,R) | AP@5 over R | nDCG@5"
+        " | training, s |"
     )
     assert lines[2].startswith(f"| v6 | {macro.precision:.3f} ({macro.precision:.3f}\N{EN DASH}")
     assert lines[2].endswith("| 62 |")
     assert lines[3].endswith("| \N{EN DASH} |")
-    assert lines[4] == "| chance" + " | 0.500" * 5 + " | \N{EN DASH} |"
+    assert lines[4] == "| chance" + " | 0.500" * len(METRIC_NAMES) + " | \N{EN DASH} |"
