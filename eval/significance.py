@@ -306,7 +306,7 @@ def _in_order_of_ids(scored: ScoredQueries) -> ScoredQueries:
     order = np.argsort(ids, kind="stable")
     twice = ids[order][:-1][ids[order][1:] == ids[order][:-1]]
     if len(twice):
-        raise DuplicateImage(f"{scored.name}: query {twice[0]!r} stands twice; every query is compared once")
+        raise DuplicateImage(f"{scored.name}: query {str(twice[0])!r} stands twice; every query is compared once")
     return scored.of_queries(order)
 
 
