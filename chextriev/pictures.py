@@ -1,12 +1,20 @@
 """What the pictures and pages that stages draw have in common: templates of the package, and scales."""
 
+import base64
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from math import log10
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 from chextriev.optional import require
+
+JPEG_QUALITY = 82
 
 
 @dataclass(frozen=True)
@@ -38,3 +46,12 @@ def read_template(package: str, name: str, **filters: Callable[..., str]) -> Any
     )
     environment.filters.update(filters)
     return environment.from_string(files(package).joinpath(name).read_text())
+
+
+def jpeg_base64(pixels: npt.NDArray[np.uint8], longest: int) -> str:
+    """A picture [height, width] uint8, at most `longest` pixels on its long side, as base64 of a JPEG file."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""One engine over one split, from the image files, in shards: a run that is killed goes on where it was.
+"""One encoder over one split, from the image files, in shards: a run that is killed goes on where it was.
 
 A shard is an artefact of its own (`embeddings.npy`, `rows.npy`, `quarantine.csv`; its facts say how long it took), so
 it is whole or not there, and belongs to exactly one recipe. When all are there they become one artefact of kind
@@ -8,10 +8,11 @@ it is whole or not there, and belongs to exactly one recipe. When all are there 
 import csv
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from chextriev.embedding_set import (
     read_embeddings,
     write_embedding_files,
 )
-from chextriev.encoder import Encoder
+from chextriev.encoder import Embeddings, Encoder, Source
 from chextriev.errors import BoxError, DamagedArtifact, EmptySplit, ImageError, InputError, InvalidValue
 from chextriev.eval.engine_identity import Subject
 from chextriev.progress import track_batches
@@ -41,6 +42,31 @@ BATCH = 8
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
+
+
+class Embedder(Protocol):
+    """What makes embeddings of a stream of radiographs, in order: an opened encoder, or a server."""
+
+    engine: str
+
+    def stream(self, sources: Iterable[Source], *, batch: int = ...) -> Iterator[Embeddings]:
+        """As `chextriev.encoder.Encoder.stream`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is embedded, by what and where to.
+
+    table: the radiographs, all of them. recipe: all that the embeddings depend on; its parent "encoder" is the digest
+    of the bundle. label: what the progress bar calls it. warm_up: is called before the clock runs.
+    """
+
+    embedder: Embedder
+    table: StudyTable
+    folder: Path
+    recipe: Recipe
+    label: str = "embed"
+    warm_up: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +85,29 @@ class Streamed:
 
 
 def embed_split(subject: Subject, *, shard_rows: int = 64) -> Streamed:
-    """Encode the radiographs of a split into the folder `embeddings`.
+    """Encode the radiographs of a split into the folder `embeddings`, as `embed_in_shards`."""
+    return embed_in_shards(
+        Task(
+            subject.encoder,
+            subject.table,
+            subject.folder,
+            subject.recipe,
+            subject.label,
+            warm_up=partial(_warm_up, subject.encoder),
+        ),
+        shard_rows=shard_rows,
+    )
+
+
+def embed_in_shards(task: Task, *, shard_rows: int = 64) -> Streamed:
+    """Encode the radiographs of a table into the folder `embeddings`.
 
     Radiographs that cannot be read are left out, listed in `quarantine.csv`, and tried again by the next run. Raises
     EmptySplit where none can be read.
     """
-    target, shards = subject.folder / "embeddings", _Shards(subject, shard_rows)
-    whole = find_current(target, KIND, subject.recipe) is not None
-    reused = whole and not _readable_now(subject.table, read_refusals(target))
+    target, shards = task.folder / "embeddings", _Shards(task, shard_rows)
+    whole = find_current(target, KIND, task.recipe) is not None
+    reused = whole and not _readable_now(task.table, read_refusals(target))
     if not reused:
         check_output(target, KIND)
         _publish(shards, target, resumed=_fill(shards))
@@ -92,9 +133,9 @@ def read_refusals(directory: Path) -> list[Refusal]:
 class _Shards:
     """The shards of one run. refusals: by row, of all that have been read so far."""
 
-    def __init__(self, subject: Subject, size: int) -> None:
-        self.subject, self.table, self.refusals = subject, subject.table, dict[int, Refusal]()
-        self.folder, self.count, self._size = subject.folder / "shards", -(-len(self.table) // size), size
+    def __init__(self, task: Task, size: int) -> None:
+        self.task, self.table, self.refusals = task, task.table, dict[int, Refusal]()
+        self.folder, self.count, self._size = task.folder / "shards", -(-len(self.table) // size), size
 
     def rows(self, shard: int) -> range:
         """Rows of the split."""
@@ -132,7 +173,7 @@ class _Shards:
 
     def _recipe_of(self, shard: int) -> Recipe:
         rows = self.rows(shard)
-        recipe = self.subject.recipe
+        recipe = self.task.recipe
         return Recipe({**recipe.settings, "rows": [rows.start, rows.stop]}, recipe.parents)
 
 
@@ -142,9 +183,9 @@ def _fill(shards: _Shards) -> int:
     rows = [row for shard in waiting for row in shards.rows(shard)]
     if not rows:
         return len(shards.table)
-    encoder = shards.subject.encoder
-    _warm_up(encoder)
-    parts, label = _encoded(encoder, shards, rows), f"embed with {encoder.engine}"
+    embedder = shards.task.embedder
+    shards.task.warm_up()
+    parts, label = _encoded(embedder, shards, rows), f"{shards.task.label} with {embedder.engine}"
     stream = track_batches(parts, label, size=lambda part: len(part[0]), total=len(rows), unit="radiograph")
     found: dict[int, Vectors] = {}
     begun = time.perf_counter()
@@ -160,13 +201,13 @@ def _fill(shards: _Shards) -> int:
     return len(shards.table) - len(rows)
 
 
-def _encoded(encoder: Encoder, shards: _Shards, rows: Sequence[int]) -> Iterator[tuple[list[int], Vectors]]:
+def _encoded(embedder: Embedder, shards: _Shards, rows: Sequence[int]) -> Iterator[tuple[list[int], Vectors]]:
     """Rows and their embeddings, batch by batch. What cannot be read ends a stream, and the next begins without it."""
     left = list(rows)
     while left := [row for row in left if row not in shards.refusals]:
         done = 0
         try:
-            for part in encoder.stream((partial(_source, shards, row) for row in left), batch=BATCH):
+            for part in embedder.stream((partial(_source, shards, row) for row in left), batch=BATCH):
                 yield left[done : done + len(part)], part.vectors
                 done += len(part)
         except InputError:
@@ -213,11 +254,11 @@ def _warm_up(encoder: Encoder) -> None:
 
 
 def _publish(shards: _Shards, target: Path, *, resumed: int) -> None:
-    subject = shards.subject
+    recipe = shards.task.recipe
     rows, vectors, refusals, seconds = shards.read()
-    embeddings = embedding_set(subject.table.take(rows), vectors, subject.encoder.bundle.digest)
+    embeddings = embedding_set(shards.table.take(rows), vectors, recipe.parents["encoder"])
     with publishing(target, KIND) as scratch:
         write_embedding_files(embeddings, scratch)
         write_refusals(refusals, scratch / QUARANTINE_FILE)
         facts = {"n": len(vectors), "width": vectors.shape[1], "quarantined": len(refusals)}
-        seal(scratch, KIND, subject.recipe, {**facts, "seconds": seconds, "resumed": resumed})
+        seal(scratch, KIND, recipe, {**facts, "seconds": seconds, "resumed": resumed})

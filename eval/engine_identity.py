@@ -30,7 +30,7 @@ OTHERS = ("numpy", "pillow", "simplejpeg")
 class Subject:
     """An opened engine, the radiographs of a split that it is tried on, and the folder of its results.
 
-    device: what executes it. recipe: all that its results depend on.
+    device: what executes it. recipe: all that its results depend on. label: what the progress bar calls the work.
     """
 
     encoder: Encoder
@@ -38,6 +38,7 @@ class Subject:
     table: StudyTable
     folder: Path
     recipe: Recipe
+    label: str = "embed"
 
 
 def device_of(engine: str, device: str) -> str:

@@ -7,8 +7,6 @@ split, versions and machine. One run at a time writes to a folder.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,6 @@ from chextriev.errors import (
     InvalidValue,
     MissingDependency,
     OtherMachine,
-    OutputExists,
     UnknownEngine,
 )
 from chextriev.eval.engine_comparison import EngineComparison, EngineResult
@@ -44,11 +41,11 @@ from chextriev.eval.engine_picture import draw_engines
 from chextriev.eval.engine_speed import SpeedSettings, measure_or_reuse
 from chextriev.eval.engine_table import render_engines
 from chextriev.eval.gate import Judgement, judge_engine
+from chextriev.eval.results_folder import claimed
 from chextriev.eval.run import check_vectors
 from chextriev.eval.store import evaluate_or_reuse
 from chextriev.machine import describe_machine
 from chextriev.refusals import write_refusals
-from chextriev.scratch import locked
 from chextriev.study_table import StudyTable
 
 KIND = "engine comparison"
@@ -98,30 +95,13 @@ def compare_engines(
         raise InvalidValue(
             f"no radiograph of split {settings.split!r} is known to have a finding; there is nothing to ask for"
         )
-    with _claimed(out):
+    with claimed(out, LOCK_FILE, holds=KIND):
         trial = _Trial(bundle, split, out, settings)
         for name in names:
             trial.run(name)
         comparison = trial.comparison()
         _write(out, comparison, trial.streamed)
     return comparison
-
-
-@contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """Hold the lock of a folder of results, which ends with the process; make the folder if need be."""
-    lock = out / LOCK_FILE
-    if not lock.exists() and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputExists(f"{out} exists and holds no engine comparison; choose another output or move it away")
-    out.mkdir(parents=True, exist_ok=True)
-    lock.touch()
-    with locked(lock) as held:
-        if not held:
-            raise OutputExists(
-                f"another run is writing to {out}, or its file system has no locks; wait for it, or choose another"
-                " output"
-            )
-        yield
 
 
 class _Trial:
