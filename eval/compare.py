@@ -52,7 +52,7 @@ class Cell:
         if self.interval is None or self.p_holm is None:
             return False
         low, high = self.interval
-        return (low > 0 or high < 0) and self.p_holm < 1 - level
+        return (low > 0 or high < 0) and self.p_holm < round(1 - level, 12)  # 1 - 0.95 is above 0.05
 
 
 @dataclass(frozen=True)

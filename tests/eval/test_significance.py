@@ -11,32 +11,11 @@ from hypothesis import strategies as st
 
 from chextriev.errors import DuplicateImage, InvalidSetting, OtherQueries
 from chextriev.eval import significance
-from chextriev.eval.metrics import METRICS, FindingScores
-from chextriev.eval.scored import ScoredQueries
+from chextriev.eval.metrics import HIT_RATE, METRICS, FindingScores
 from chextriev.eval.significance import SignificanceSettings, holm, paired_difference
+from tests.eval.by_hand import scored
 
-HIT_RATE = list(METRICS).index("hit_rate")
 QUICK = SignificanceSettings(draws=400)
-
-
-def scored(values, patients, *, name="a", chance=0.25):
-    """values: [Q, C], what every metric but the hit rate gives, NaN where the query has not the finding; one k."""
-    values = np.asarray(values, float)
-    measured = []
-    for column in values.T:
-        positions = np.flatnonzero(~np.isnan(column))
-        of_metrics = np.repeat(column[positions, None, None], len(METRICS), axis=1)
-        of_metrics[:, HIT_RATE] = of_metrics[:, HIT_RATE] > 0
-        measured.append(FindingScores(positions, of_metrics))
-    return ScoredQueries(
-        name=name,
-        query_ids=np.array([f"q{row:04d}" for row in range(len(values))], object),
-        patients=np.array([str(patient) for patient in patients], object),
-        findings=tuple(f"finding {column}" for column in range(values.shape[1])),
-        ks=(5,),
-        measured=tuple(measured),
-        chance=tuple(FindingScores(part.positions, np.full_like(part.values, chance)) for part in measured),
-    )
 
 
 def of(values):
