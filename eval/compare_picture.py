@@ -8,7 +8,7 @@ from chextriev.eval.compare_text import MINUS, Shown, describe_zero_hits, format
 from chextriev.pictures import Axis, read_template
 
 TEMPLATE = "compare.svg.j2"
-WIDTH, LEFT, RIGHT = 840, 236, 600
+WIDTH, LEFT, RIGHT = 860, 254, 616
 """Of the picture and of the frame in it, in the picture's own pixels."""
 TOP, ROW, HEAD, FOOT = 58, 22, 40, 46
 """Above the first panel; of a row; of a panel's head and of its scale."""

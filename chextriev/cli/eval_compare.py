@@ -15,7 +15,9 @@ def configure(actions: Any) -> None:
         "evaluations", type=Path, nargs="+", metavar="EVAL", help="folders that `chextriev eval run` wrote, two or more"
     )
     compare.add_argument("--names", nargs="+", metavar="NAME", help="of the evaluations (default: as stored)")
-    compare.add_argument("--k", type=int, default=5, help="list length that tables show (default: %(default)s)")
+    compare.add_argument(
+        "-k", "--k", dest="k", type=int, default=5, help="list length that tables show (default: %(default)s)"
+    )
     compare.add_argument(
         "--metric", default="ap_over_hits", help="metric shown for each finding (default: %(default)s)"
     )
