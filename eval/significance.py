@@ -22,8 +22,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from chextriev.errors import DuplicateImage, InvalidSetting, OtherQueries
-from chextriev.eval.metrics import HIT_RATE, METRICS, Counts, FindingScores, Values
+from chextriev.errors import InvalidSetting
+from chextriev.eval.metrics import HIT_RATE, METRICS, Counts, Values
+from chextriev.eval.pairing import aligned, have_same_chance
 from chextriev.eval.scored import ScoredQueries
 
 AVERAGES = ("macro", "weighted")
@@ -101,8 +102,7 @@ def paired_difference(
     ids, patients, findings of a query, names of findings or ks; DuplicateImage if a query id stands twice.
     """
     settings = settings or SignificanceSettings()
-    first, second = _in_order_of_ids(first), _in_order_of_ids(second)
-    _check_same(first, second)
+    first, second = aligned(first, second)
     _, patients = np.unique(first.patients.astype(str), return_inverse=True)
     sample = _Sample.of(first, second, patients)
     kept, dropped = _differences(sample, settings)
@@ -116,7 +116,7 @@ def paired_difference(
         n_by_finding=np.array([len(scores.positions) for scores in first.measured]),
         kept=kept,
         dropped=dropped,
-        same_chance=_equal_chance(first, second),
+        same_chance=have_same_chance(first, second),
         settings=settings,
     )
 
@@ -299,44 +299,3 @@ def _percentiles(drawn: Values, level: float) -> tuple[Values, Values]:
             bounds[:, cell] = np.quantile(defined, tails)
     low, high = bounds.reshape(2, *drawn.shape[1:])
     return low, high
-
-
-def _in_order_of_ids(scored: ScoredQueries) -> ScoredQueries:
-    ids = scored.query_ids.astype(str)
-    order = np.argsort(ids, kind="stable")
-    twice = ids[order][:-1][ids[order][1:] == ids[order][:-1]]
-    if len(twice):
-        raise DuplicateImage(f"{scored.name}: query {str(twice[0])!r} stands twice; every query is compared once")
-    return scored.of_queries(order)
-
-
-def _check_same(first: ScoredQueries, second: ScoredQueries) -> None:
-    """Refuse two systems that were not asked the same; both in order of ids."""
-    pair = f"{first.name} and {second.name}"
-    for what in ("findings", "ks"):
-        ours, theirs = getattr(first, what), getattr(second, what)
-        if ours != theirs:
-            shown = (", ".join(map(str, values)) for values in (ours, theirs))
-            raise OtherQueries(f"{pair} have the {what} {' and '.join(shown)}; evaluate both with the same")
-    if not np.array_equal(first.query_ids, second.query_ids):
-        ids = (set(scored.query_ids) for scored in (first, second))
-        ours, theirs = ids
-        raise OtherQueries(
-            f"{pair} were asked other queries: {len(ours - theirs):,} of {len(ours):,} and {len(theirs - ours):,} of"
-            f" {len(theirs):,} are only in one; evaluate both on the same split"
-        )
-    if not np.array_equal(first.patients, second.patients):
-        raise OtherQueries(f"{pair} name other patients for the same queries; evaluate both from the same study table")
-    for finding, ours_, theirs_ in zip(first.findings, first.measured, second.measured, strict=True):
-        if not np.array_equal(np.sort(ours_.positions), np.sort(theirs_.positions)):
-            raise OtherQueries(f"{pair} differ in which queries have {finding}; evaluate both with the same labels")
-
-
-def _equal_chance(first: ScoredQueries, second: ScoredQueries) -> bool:
-    pairs = zip(first.chance, second.chance, strict=True)
-    return all(np.allclose(_by_position(ours), _by_position(theirs), atol=ROUNDING) for ours, theirs in pairs)
-
-
-def _by_position(scores: FindingScores) -> Values:
-    values: Values = scores.values[np.argsort(scores.positions)]
-    return values
