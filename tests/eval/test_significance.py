@@ -179,7 +179,7 @@ small_samples = st.integers(3, 12).flatmap(
 @given(small_samples)
 def test_swapping_the_systems_turns_the_sign_and_the_order_of_queries_changes_nothing(sample):
     rows, patients, order = sample
-    values = np.array(rows) / 4
+    values = np.array(rows) / 7  # no sum of these is exact
     first, second = scored(values[:, :2], patients), scored(values[:, 2:], patients, name="b")
     quick = SignificanceSettings(draws=50)
     found, turned = paired_difference(first, second, quick), paired_difference(second, first, quick)
