@@ -3,6 +3,9 @@
 A query of a finding is a radiograph that has it (label 1); a hit is a neighbour that has it. Unknown (-1) is never a
 query and never a hit. All functions are pure and vectorised over the queries of one finding, so memory grows with
 queries x ranks and not with findings. Every metric lies in 0..1.
+
+Lists of few ranks have few patterns of hits (1,024 at 10 ranks), and what a list is worth depends on its pattern and
+on R alone. With more queries than patterns, each pattern is scored once and every query looks its own up.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +19,9 @@ from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue
 
 Values = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+
+MOST_TABLED_RANKS = 16
+"""Lists of more ranks are scored one by one: their table would outgrow the caches (65,536 patterns, 8 MB a metric)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +41,45 @@ class RankedHits:
             raise CountMismatch(f"hits and relevant have shapes {shapes}; [queries, ranks] and [queries] are needed")
 
     @cached_property
+    def patterns(self) -> npt.NDArray[np.bool_]:
+        """[P, K] the lists that are scored: all that there can be, or those of the queries where these are fewer."""
+        return np.arange(2**self._ranks)[:, None] >> np.arange(self._ranks) & 1 == 1 if self._tabled else self.hits
+
+    @cached_property
+    def pattern_of(self) -> Counts:
+        """[Q] row in `patterns` of each query."""
+        if not self._tabled:
+            return np.arange(len(self.hits))
+        places = np.exp2(np.arange(self._ranks, dtype=np.float32))
+        return (self.hits.astype(np.float32) @ places).astype(np.int64)  # exact in float32 up to 24 ranks
+
+    @cached_property
     def found(self) -> Values:
-        """[Q, K] hits up to each rank."""
-        counted: Values = np.cumsum(self.hits, axis=1, dtype=np.float64)
+        """[P, K] hits of each pattern up to each rank."""
+        counted: Values = np.cumsum(self.patterns, axis=1, dtype=np.float64)
         return counted
 
     @cached_property
     def precision_sum(self) -> Values:
-        """[Q, K] sum of precision@r over the ranks r of the hits, up to each rank."""
-        summed: Values = np.cumsum(self.hits * (self.found / _ranks(self)), axis=1)
+        """[P, K] sum of precision@r over the ranks r of the hits of each pattern, up to each rank."""
+        summed: Values = np.cumsum(self.patterns * (self.found / np.arange(1.0, self._ranks + 1)), axis=1)
         return summed
+
+    def by_query(self, of_patterns: Values) -> Values:
+        """[Q, ks] of what is known of every pattern [P, ks]."""
+        return of_patterns.take(self.pattern_of, axis=0)
+
+    def by_relevant(self, of_counts: Values) -> Values:
+        """[Q, ks] of what is known of R = 0, 1, ..., K [K + 1, ks], where a larger R counts as K."""
+        return of_counts.take(np.minimum(self.relevant, self._ranks), axis=0)
+
+    @property
+    def _ranks(self) -> int:
+        return int(self.hits.shape[1])
+
+    @property
+    def _tabled(self) -> bool:
+        return self._ranks <= MOST_TABLED_RANKS and 2**self._ranks < len(self.hits)
 
 
 def ap_over_hits(ranked: RankedHits, ks: Sequence[int]) -> Values:
@@ -59,8 +94,7 @@ def ap_over_hits(ranked: RankedHits, ks: Sequence[int]) -> Values:
     >>> ap_over_hits(ranked, [1, 3, 5]).round(3).tolist()
     [[1.0, 0.833, 0.833]]
     """
-    score: Values = _at(ranked.precision_sum, ks) / np.maximum(_at(ranked.found, ks), 1)
-    return score
+    return ranked.by_query(_at(ranked.precision_sum, ks) / np.maximum(_at(ranked.found, ks), 1))
 
 
 def ap_over_min_k_r(ranked: RankedHits, ks: Sequence[int]) -> Values:
@@ -74,7 +108,8 @@ def ap_over_min_k_r(ranked: RankedHits, ks: Sequence[int]) -> Values:
     >>> ap_over_min_k_r(ranked, [1, 3, 5]).round(3).tolist()
     [[1.0, 0.556, 0.417]]
     """
-    score: Values = _at(ranked.precision_sum, ks) / np.maximum(_possible(ranked, ks), 1)
+    most = ranked.by_relevant(np.maximum(_possible(ranked, ks), 1).astype(np.float64))
+    score: Values = ranked.by_query(_at(ranked.precision_sum, ks)) / most
     return score
 
 
@@ -90,7 +125,7 @@ def ap_over_r(ranked: RankedHits, ks: Sequence[int]) -> Values:
     >>> ap_over_r(ranked, [1, 3, 5]).round(3).tolist()
     [[0.25, 0.417, 0.417]]
     """
-    score: Values = _at(ranked.precision_sum, ks) / np.maximum(ranked.relevant, 1)[:, None]
+    score: Values = ranked.by_query(_at(ranked.precision_sum, ks)) / np.maximum(ranked.relevant, 1)[:, None]
     return score
 
 
@@ -104,8 +139,7 @@ def precision(ranked: RankedHits, ks: Sequence[int]) -> Values:
     >>> precision(ranked, [1, 3, 5]).round(3).tolist()
     [[1.0, 0.667, 0.4]]
     """
-    share: Values = _at(ranked.found, ks) / np.asarray(ks)
-    return share
+    return ranked.by_query(_at(ranked.found, ks) / np.asarray(ks))
 
 
 def hit_rate(ranked: RankedHits, ks: Sequence[int]) -> Values:
@@ -118,7 +152,7 @@ def hit_rate(ranked: RankedHits, ks: Sequence[int]) -> Values:
     >>> hit_rate(ranked, [1, 3, 5]).tolist()
     [[0.0, 1.0, 1.0]]
     """
-    return (_at(ranked.found, ks) > 0).astype(np.float64)
+    return ranked.by_query((_at(ranked.found, ks) > 0).astype(np.float64))
 
 
 def rr(ranked: RankedHits, ks: Sequence[int]) -> Values:
@@ -131,8 +165,8 @@ def rr(ranked: RankedHits, ks: Sequence[int]) -> Values:
     >>> rr(ranked, [1, 3, 5]).round(3).tolist()
     [[0.0, 0.333, 0.333]]
     """
-    first = ranked.hits.argmax(axis=1)[:, None] + 1  # [Q, 1] int64; 1 too where there is no hit, masked below
-    return np.where(_at(ranked.found, ks) > 0, 1.0 / first, 0.0)
+    first = ranked.patterns.argmax(axis=1)[:, None] + 1  # [P, 1] int64; 1 too where there is no hit, masked below
+    return ranked.by_query(np.where(_at(ranked.found, ks) > 0, 1.0 / first, 0.0))
 
 
 def ndcg(ranked: RankedHits, ks: Sequence[int]) -> Values:
@@ -149,7 +183,8 @@ def ndcg(ranked: RankedHits, ks: Sequence[int]) -> Values:
     """
     discounts = discounts_of(ranked.hits.shape[1])
     perfect = np.concatenate([[1.0], np.cumsum(discounts)])  # of 0 hits, never divided by, and of 1, 2, ...
-    score: Values = _at(np.cumsum(ranked.hits * discounts, axis=1), ks) / perfect[_possible(ranked, ks)]
+    gained = ranked.by_query(_at(np.cumsum(ranked.patterns * discounts, axis=1), ks))
+    score: Values = gained / ranked.by_relevant(perfect[_possible(ranked, ks)])
     return score
 
 
@@ -198,12 +233,12 @@ def score_queries(
         raise CountMismatch(
             f"queries and relevant have shapes {list(queries.shape)} and {list(relevant.shape)}; {wanted} are needed"
         )
+    shown = neighbours[:, : max(ks)]
     scores = []
     for column in range(labels.shape[1]):
-        has_it = labels[:, column] == 1  # [G] bool
+        has_it = np.append(labels[:, column] == 1, False)  # [G + 1] bool, the last for filler, which is row -1
         positions = np.flatnonzero(has_it[queries])
-        lists = neighbours[positions]
-        ranked = RankedHits(has_it[lists] & (lists >= 0), relevant[positions, column])
+        ranked = RankedHits(has_it[shown[positions]], relevant[positions, column])
         values = np.stack([metric(ranked, ks) for metric in METRICS.values()], axis=1)
         scores.append(FindingScores(positions, values))
     return scores
@@ -226,7 +261,8 @@ def check_lists(neighbours: Counts, gallery_size: int, ks: Sequence[int]) -> Non
             f"neighbours, query {query}, rank {rank + 1}: row {value} is outside the gallery of {gallery_size};"
             " rows count from 0, and -1 fills the end of a short list"
         )
-    gap = (neighbours[:, :-1] < 0) & (neighbours[:, 1:] >= 0)
+    ended = neighbours < 0
+    gap = ended[:, :-1] & ~ended[:, 1:] if ended.any() else ended
     if gap.any():
         query, rank = np.argwhere(gap)[0]
         raise InvalidValue(
@@ -276,16 +312,12 @@ def discounts_of(ranks: int) -> Values:
     return gains
 
 
-def _ranks(ranked: RankedHits) -> npt.NDArray[np.float64]:
-    return np.arange(1.0, ranked.hits.shape[1] + 1)
-
-
 def _at(cumulated: Values, ks: Sequence[int]) -> Values:
-    """[Q, ks] of what is cumulated up to each rank [Q, K]."""
+    """[P, ks] of what is cumulated up to each rank [P, K]."""
     return cumulated[:, np.asarray(ks) - 1]
 
 
 def _possible(ranked: RankedHits, ks: Sequence[int]) -> Counts:
-    """[Q, ks] hits in the top k of a perfect list: min(k, R)."""
-    fewer: Counts = np.minimum(np.asarray(ks), ranked.relevant[:, None])
+    """[K + 1, ks] hits in the top k of a perfect list, min(k, R), for R = 0, 1, ..., K."""
+    fewer: Counts = np.minimum(np.asarray(ks), np.arange(ranked.hits.shape[1] + 1)[:, None])
     return fewer
