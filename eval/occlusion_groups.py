@@ -16,9 +16,13 @@ from chextriev.preprocess import integer_corners, nearest_corners
 from chextriev.radiograph import Radiograph
 from chextriev.study_table import StudyTable
 
-_PAIRS = ("lungs", "apical zones", "upper lung zones", "mid lung zones", "lower lung zones", "hilar structures")
 GROUPS: Mapping[str, tuple[Region, ...]] = {
-    **{name: (Region(side), Region(Region.LEFT_LUNG + side)) for side, name in enumerate(_PAIRS)},
+    "lungs": (Region.RIGHT_LUNG, Region.LEFT_LUNG),
+    "apical zones": (Region.RIGHT_APICAL_ZONE, Region.LEFT_APICAL_ZONE),
+    "upper lung zones": (Region.RIGHT_UPPER_LUNG_ZONE, Region.LEFT_UPPER_LUNG_ZONE),
+    "mid lung zones": (Region.RIGHT_MID_LUNG_ZONE, Region.LEFT_MID_LUNG_ZONE),
+    "lower lung zones": (Region.RIGHT_LOWER_LUNG_ZONE, Region.LEFT_LOWER_LUNG_ZONE),
+    "hilar structures": (Region.RIGHT_HILAR_STRUCTURES, Region.LEFT_HILAR_STRUCTURES),
     "costophrenic angles": (Region.RIGHT_COSTOPHRENIC_ANGLE, Region.LEFT_COSTOPHRENIC_ANGLE),
     "mediastinum": (Region.MEDIASTINUM, Region.UPPER_MEDIASTINUM),
     "cardiac silhouette": (Region.CARDIAC_SILHOUETTE,),

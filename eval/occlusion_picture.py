@@ -30,8 +30,8 @@ LOSS, NONE, GAIN = (8, 64, 129), (247, 247, 247), (230, 145, 56)
 LEAST_LIMIT = 0.01
 """Change that gets full colour at least: noise in a study without effects stays pale."""
 
-_ORDER = (14, 0, 7, 4, 11, 3, 10, 2, 9, 1, 8, 6, 13, 16, 15, 5, 12, 17)
-"""Regions in the order in which they are painted, so that each group can be seen; the lungs frame their zones."""
+_PAINTED = tuple(tuple(Region)[place] for place in (14, 0, 7, 4, 11, 3, 10, 2, 9, 1, 8, 6, 13, 16, 15, 5, 12, 17))
+"""Regions in the order in which they are painted, so that each group shows; the lungs frame their zones."""
 
 _LABELS: Mapping[str, tuple[str, float, float]] = {
     "lungs": ("lungs", 0.3, 1.03),
@@ -197,7 +197,7 @@ def _boxes(study: OcclusionStudy, side: str, measure: str, finding: str | None, 
     across = Axis((left, left + width), (0, SKETCH))
     scale = SKETCH / width
     drawn = []
-    for region in map(Region, _ORDER):
+    for region in _PAINTED:
         group = next((name for name in study.sides[side] if region in GROUPS[name]), None)
         if group is None:
             continue

@@ -30,7 +30,8 @@ def configure(actions: Any) -> None:
 
 def _occlusion(options: argparse.Namespace) -> None:
     from chextriev.embedding_set import IDS_FILE, read_embeddings
-    from chextriev.eval.occlusion_run import SIDES, OcclusionSettings, occlude_pixels, occlude_vectors
+    from chextriev.eval.occlusion_result import SIDES
+    from chextriev.eval.occlusion_run import OcclusionSettings, occlude_pixels, occlude_vectors
     from chextriev.eval.occlusion_table import render_occlusion
     from chextriev.study_table import read_study_table
 
