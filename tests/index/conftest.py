@@ -12,6 +12,7 @@ from chextriev.embedding_set import KIND, EmbeddingSet, read_embeddings, write_e
 from chextriev.index.bench import Mixture, clustered_vectors
 from chextriev.index.build import build_index
 from chextriev.index.search import open_index
+from tests.index.storing import publish
 
 ENCODER = "e" * 64
 WIDTH = 64
@@ -95,3 +96,10 @@ def approximate_index(approximate_dir):
 def other_vectors(small):
     """The same images, other vectors."""
     return replace(small, vectors=small.vectors[::-1].copy(), digest="")
+
+
+@pytest.fixture
+def three(tmp_path):
+    """The directory of an index of three generations, which hold a word each."""
+    publish(tmp_path / "index", "one", "two", "three")
+    return tmp_path / "index"

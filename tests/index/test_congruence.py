@@ -5,127 +5,32 @@ Faiss; to .001 behind Faiss's half-precision re-ranking. Order and number of hit
 approximate ones find at least .95 of them among vectors that are not clustered, the hardest case.
 """
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from secrets import token_hex
-
 import numpy as np
 import pytest
 
 from chextriev.anatomy import Finding
 from chextriev.errors import (
     CountMismatch,
-    DuplicateImage,
     InvalidSetting,
     InvalidValue,
     OtherEncoder,
     UnknownColumn,
     UnknownFinding,
 )
-from chextriev.index import growth
-from chextriev.index.build import build_index
-from chextriev.index.exact import unit_rows
 from chextriev.index.filters import matching, read_filters
-from chextriev.index.milvus import build_collection, drop_collection, open_collection
 from chextriev.index.milvus_server import connect
-from chextriev.index.search import open_index
-from chextriev.index.spec import IndexSpec
-from tests.index.conftest import embedding_set
 from tests.index.test_search import encoded
-
-MILVUS = "CHEXTRIEV_MILVUS_URI"
-SERVER = os.environ.get(MILVUS)
-N, WIDTH = 400, 32
-K = 10
-RECALL = 0.95
+from tests.index.vector_engines import ENGINES, MILVUS, RECALL, SERVER, TAKING_PART, K, N, check, made_up, queries_near
 
 
-class OnDisk:
-    """An index of Faiss in a directory."""
-
-    def __init__(self, embeddings, spec, folder):
-        self.directory = folder / "index"
-        build_index(embeddings, self.directory, spec=spec)
-        self.index = open_index(self.directory)
-
-    def add(self, embeddings):
-        growth.add(self.directory, embeddings)
-        self.index = self.index.reloaded()
-
-    def remove(self, ids):
-        growth.remove(self.directory, ids)
-        self.index = self.index.reloaded()
-
-    def close(self):
-        pass
-
-
-class InMilvus:
-    """A collection of milvus-lite, or of the server at an address."""
-
-    def __init__(self, embeddings, spec, folder, uri=None):
-        self.uri, self.name = uri or str(folder / "milvus.db"), f"congruence_{token_hex(4)}"
-        build_collection(embeddings, self.uri, self.name, spec)
-        self.index = open_collection(self.uri, self.name)
-        self.add, self.remove = self.index.add, self.index.remove
-
-    def close(self):
-        drop_collection(self.uri, self.name)
-        self.index.close()
-
-
-@dataclass(frozen=True)
-class Engine:
-    """One way to hold vectors. exact: it compares with every vector. can_be_exact: it does where a search asks."""
-
-    factory: str
-    place: Callable
-    exact: bool = False
-    can_be_exact: bool = True
-    lists: bool = False
-    tolerance: float = 1e-6
-    server: bool = False
-
-    def open(self, embeddings, folder):
-        spec = IndexSpec(self.factory, nprobe=64)
-        return self.place(embeddings, spec, folder, *([SERVER] if self.server else []))
-
-
-ENGINES = {
-    "faiss-flat": Engine("Flat", OnDisk, exact=True),
-    "faiss-ivf-pq": Engine("IVF8,PQ16x4fs,Refine(SQfp16)", OnDisk, lists=True, tolerance=1e-3),
-    "milvus-lite-flat": Engine("Flat", InMilvus, exact=True),
-    "milvus-lite-ivf": Engine("IVF8,Flat", InMilvus, lists=True),
-    "milvus-lite-hnsw": Engine("HNSW16", InMilvus, can_be_exact=False),
-    "milvus-flat": Engine("Flat", InMilvus, exact=True, server=True),
-    "milvus-hnsw": Engine("HNSW16", InMilvus, can_be_exact=False, server=True),
-    "milvus-ivf-pq": Engine("IVF8,PQ16x4,RFlat", InMilvus, can_be_exact=False, lists=True, server=True),
-}
-
-
-@pytest.fixture(scope="module", params=[name for name, engine in ENGINES.items() if SERVER or not engine.server])
+@pytest.fixture(scope="module", params=TAKING_PART)
 def engine(request):
     return ENGINES[request.param]
 
 
 @pytest.fixture(scope="module")
 def radiographs():
-    """400 images of 134 patients; some vectors equal, ids not in the order of rows, and columns of every type."""
-    rng = np.random.default_rng(3)
-    vectors = rng.standard_normal((N, WIDTH)).astype(np.float32)
-    vectors[50:62] = vectors[50]
-    made = embedding_set(vectors)
-    order = rng.permutation(N)
-    metadata = {
-        **made.metadata,
-        "ward": np.array(["A'1", 'B"2', None, "C\\3", "d or 1 == 1"], object)[rng.integers(0, 5, N)],
-        "dose uGy": rng.integers(0, 8, N) / 2,
-        "portable": rng.integers(0, 2, N).astype(bool),
-        "year": rng.integers(2011, 2017, N),
-    }
-    metadata["dose uGy"][::7] = np.nan
-    return replace(made, image_id=made.image_id[order], metadata=metadata)
+    return made_up()
 
 
 @pytest.fixture(scope="module")
@@ -134,43 +39,6 @@ def held(engine, radiographs, tmp_path_factory):
     opened = engine.open(radiographs, tmp_path_factory.mktemp("held"))
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def grown(engine, radiographs, tmp_path):
-    """An index of all radiographs but the last forty, to change."""
-    opened = engine.open(radiographs.take(np.arange(N - 40)), tmp_path)
-    yield opened
-    opened.close()
-
-
-def queries_near(embeddings, rows):
-    noise = np.random.default_rng(5).standard_normal((len(rows), WIDTH)).astype(np.float32)
-    return embeddings.vectors[rows] + np.float32(0.3) * noise
-
-
-def nearest(embeddings, query, k, allowed=None):
-    """Rows and cosines of the k nearest, by cosine, then by id."""
-    unit = unit_rows(embeddings.vectors, "vector").astype(np.float64)
-    cosine = (unit * unit_rows(query[None], "query").astype(np.float64)).sum(axis=1).astype(np.float32)
-    if allowed is not None:
-        cosine = np.where(allowed, cosine, -np.inf)
-    rows = np.lexsort((embeddings.image_id.astype(str), -cosine))[:k]
-    return rows[np.isfinite(cosine[rows])], cosine
-
-
-def check(engine, embeddings, query, hits, k, allowed=None):
-    """What any engine must hold to; returns the share of the right hits that it found."""
-    rows, cosine = nearest(embeddings, query, k, allowed)
-    row_of = {image: row for row, image in enumerate(embeddings.image_id.tolist())}
-    found = [row_of[hit.image_id] for hit in hits]
-    assert len(set(found)) == len(found) <= k
-    assert allowed is None or allowed[found].all()
-    np.testing.assert_allclose([hit.score for hit in hits], cosine[found], atol=engine.tolerance)
-    assert [(-hit.score, hit.image_id) for hit in hits] == sorted((-hit.score, hit.image_id) for hit in hits)
-    if engine.exact:
-        assert found == rows.tolist()
-    return len(set(found) & set(rows.tolist())) / max(1, len(rows))
 
 
 def test_a_server_takes_part():
@@ -379,60 +247,3 @@ def test_wrong_queries_are_refused_in_words(radiographs, held):
         held.index.search(radiographs.vectors[:3], depth=3)
     assert held.index.search(radiographs.vectors[:0]) == []
     assert len(held.index) == N
-
-
-def test_what_is_added_is_found_and_what_is_removed_is_not(engine, radiographs, grown):
-    old, new = np.arange(N) < N - 40, np.arange(N) >= N - 40
-    queries = queries_near(radiographs, np.arange(N - 45, N, 5))
-    assert len(grown.index) == N - 40
-    grown.add(radiographs.take(np.flatnonzero(new)))
-    assert len(grown.index) == N
-    shares = [check(engine, radiographs, q, h, K) for q, h in zip(queries, grown.index.search(queries, K), strict=True)]
-    assert np.mean(shares) >= (1.0 if engine.exact else 0.9)
-    gone = np.arange(N) % 3 == 0
-    grown.remove(radiographs.image_id[gone].tolist())
-    assert len(grown.index) == N - gone.sum()
-    for query, hits in zip(queries, grown.index.search(queries, K), strict=True):
-        assert check(engine, radiographs, query, hits, K, ~gone) >= 0.7
-    grown.add(radiographs.take(np.flatnonzero(gone & old)))
-    hits = grown.index.search(queries, K, where="view = PA")
-    allowed = (~gone | old) & (radiographs.metadata["view"] == "PA")
-    for query, line in zip(queries, hits, strict=True):
-        assert check(engine, radiographs, query, line, K, allowed) >= 0.7
-
-
-def test_additions_that_do_not_fit_change_nothing(radiographs, grown):
-    two = radiographs.take(np.array([N - 1, N - 2]))
-    with pytest.raises(DuplicateImage, match=radiographs.image_id[0]):
-        grown.add(radiographs.take(np.array([N - 1, 0])))
-    with pytest.raises(DuplicateImage):
-        grown.add(radiographs.take(np.array([N - 1, N - 1])))
-    with pytest.raises(OtherEncoder, match=r"aaaaaaaaaaaa.*eeeeeeeeeeee"):
-        grown.add(replace(two, encoder_digest="a" * 64))
-    with pytest.raises(CountMismatch, match="width 16"):
-        grown.add(replace(two, vectors=two.vectors[:, :16]))
-    with pytest.raises(InvalidValue):
-        grown.add(replace(two, image_id=np.array([1, 2])))
-    with pytest.raises(UnknownColumn, match="colour"):
-        grown.add(replace(two, metadata={**two.metadata, "colour": np.array(["red", "blue"], object)}))
-    with pytest.raises(InvalidValue, match="'nobody'"):
-        grown.remove([radiographs.image_id[0], "nobody"])
-    assert len(grown.index) == N - 40
-    grown.add(replace(two, metadata={"portable": two.metadata["portable"]}))
-    hit = grown.index.search(two.vectors[:1], 1)[0][0]
-    assert (hit.image_id, hit.view, hit.sex, hit.age) == (two.image_id[0], None, None, None)
-
-
-def test_ids_may_be_integers(engine, radiographs, tmp_path):
-    numbered = replace(radiographs, image_id=np.arange(N)[::-1] + 2**40)
-    opened = engine.open(numbered, tmp_path)
-    try:
-        hits = opened.index.search(numbered.vectors[[55]], 12)[0]
-        assert [hit.image_id for hit in hits] == [2**40 + N - 1 - row for row in range(61, 49, -1)] or not engine.exact
-        assert all(isinstance(hit.image_id, int) for hit in hits)
-        own = opened.index.search(numbered.vectors[[9]], 5, image_ids=[int(numbered.image_id[9])])[0]
-        assert numbered.patient_id[9] not in {hit.patient_id for hit in own}
-        opened.remove([int(numbered.image_id[0])])
-        assert len(opened.index) == N - 1
-    finally:
-        opened.close()

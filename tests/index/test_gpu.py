@@ -1,7 +1,6 @@
 """An index on GPUs answers as on the CPU. Where no GPU is, the same code runs with copies that stay on the CPU."""
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import faiss
 import numpy as np
@@ -9,67 +8,28 @@ import pytest
 
 from chextriev.errors import InvalidSetting, InvalidValue, ServerUnavailable
 from chextriev.index import gpu, gpu_devices
-from chextriev.index.exact import exact_search, unit_rows
-from chextriev.index.gpu import GpuVectorIndex, gpu_forms, move_to_gpu
-from chextriev.index.gpu_build import finding_lists, train_lists
+from chextriev.index.gpu import gpu_forms, move_to_gpu
 from chextriev.index.gpu_devices import explain_device, in_parts, open_gpus
 from chextriev.index.spec import IndexSpec
 from chextriev.index.vector_index import ANY, Scan, train_index
-
-WIDTH, N = 32, 6_000
-RNG = np.random.default_rng(0)
-CENTRES = RNG.standard_normal((100, WIDTH)).astype(np.float32)
-VECTORS = CENTRES[RNG.integers(0, 100, N)] + np.float32(0.6) * RNG.standard_normal((N, WIDTH)).astype(np.float32)
-QUERIES = VECTORS[::100] + np.float32(0.3) * RNG.standard_normal((60, WIDTH)).astype(np.float32)
-RANK = RNG.permutation(N)
-WHOLE = ["Flat", "IVF32,PQ8x4fs,Refine(SQfp16)", "IVF32,PQ8x4fs,RFlat", "HNSW16,RFlat"]
-LISTS = ["IVF32,Flat", "IVF32,SQ8", "IVF32,PQ8x8np"]
-REFINED_LISTS = ["IVF32,PQ8x8np,Refine(SQfp16)", "OPQ8_32,IVF32,PQ8x8np,RFlat"]
-ON_THE_CPU = ["HNSW16", "SQ8", "PQ8x8np", "IVF32,PQ8x4fs", "IVF32_HNSW8,Flat"]
+from tests.index.on_gpu import (
+    LISTS,
+    ON_THE_CPU,
+    QUERIES,
+    RANK,
+    REFINED_LISTS,
+    VECTORS,
+    WHOLE,
+    WIDTH,
+    Beside,
+    Full,
+    N,
+    assert_same,
+    beside,
+    build,
+)
 
 no_gpu = pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="the Faiss installed is built for GPUs")
-
-
-class Beside:
-    """Copies that stay on the CPU: Faiss's types there keep the promises that `Copier` needs of the GPU's."""
-
-    def __init__(self):
-        self.made = []
-
-    def copy(self, index, *, shard=True):
-        in_three = shard and isinstance(index, faiss.IndexScalarQuantizer)
-        self.made.append(in_parts(index, [faiss.clone_index] * 3) if in_three else faiss.clone_index(index))
-        return self.made[-1]
-
-
-class Full(Beside):
-    """A GPU that is too small for the vectors, or for anything."""
-
-    def __init__(self, refuses):
-        super().__init__()
-        self.refuses = refuses
-
-    def copy(self, index, *, shard=True):
-        if isinstance(index, self.refuses):
-            raise RuntimeError("Error in alloc at Resources.cpp:1: Error: 'err == ok' failed: out of memory")
-        return super().copy(index, shard=shard)
-
-
-@cache
-def build(factory):
-    return train_index(VECTORS, IndexSpec(factory, nprobe=4))
-
-
-def beside(index, form=0):
-    return GpuVectorIndex.place(index, gpu_forms(index.faiss_index)[form], Beside(), "on the CPU")
-
-
-def assert_same(found, wanted):
-    np.testing.assert_array_equal(found[1], wanted[1])
-    np.testing.assert_array_equal(found[0], wanted[0])
-
-
-# What is said where there is no GPU.
 
 
 @no_gpu
@@ -262,98 +222,3 @@ def test_wrong_searches_are_refused_as_on_the_cpu():
     np.testing.assert_array_equal(flat.reconstruct(3, 7), flat.cpu.reconstruct(3, 7))
     flat.close()
     lists.close()
-
-
-# Building.
-
-
-@pytest.mark.parametrize(
-    "factory", ["IVF32,PQ8x4fs,Refine(SQfp16)", "IVF32,Flat", "IVF32,SQ8", "PCA16,IVF32,PQ8x4fs,RFlat"]
-)
-def test_an_index_built_with_help_is_the_one_built_without(factory):
-    unit = unit_rows(VECTORS, "vector")
-    built = []
-    for gpus in (Beside(), None):
-        index = faiss.index_factory(WIDTH, factory, faiss.METRIC_INNER_PRODUCT)
-        train_lists(index, unit[::2], gpus)
-        with finding_lists(index, gpus):
-            index.add(unit)
-        built.append(bytes(faiss.serialize_index(index)))
-    assert built[0] == built[1]
-
-
-def test_help_is_really_taken():
-    gpus = Beside()
-    index = faiss.index_factory(WIDTH, "IVF32,PQ8x4fs", faiss.METRIC_INNER_PRODUCT)
-    train_lists(index, unit_rows(VECTORS, "vector"), gpus)
-    assert gpus.made[0].ntotal == 32  # the centres of the last round
-    with finding_lists(index, gpus):
-        assert int(index.quantizer.this) == int(gpus.made[1].this)
-    residuals = build("IVF32,SQ8").faiss_index
-    with finding_lists(residuals, gpus):
-        assert len(gpus.made) == 2
-
-
-def test_help_is_gone_after_an_error():
-    index = faiss.index_factory(WIDTH, "IVF32,Flat", faiss.METRIC_INNER_PRODUCT)
-    train_lists(index, unit_rows(VECTORS, "vector"), None)
-    centres = index.quantizer.reconstruct_n(0, 32)
-    with pytest.raises(RuntimeError, match="stop"), finding_lists(index, Beside()):
-        raise RuntimeError("stop")
-    assert not index.clustering_index
-    np.testing.assert_array_equal(index.quantizer.reconstruct_n(0, 32), centres)
-    flat = faiss.IndexFlatIP(WIDTH)
-    with finding_lists(flat, Beside()):
-        flat.add(VECTORS)
-    assert flat.ntotal == N
-
-
-# On a GPU.
-
-
-@pytest.fixture(params=["cuda", "cuda:0,1"])
-def device(request):
-    if "," in request.param and len(gpu_devices.gpu_devices()) < 2:
-        pytest.skip("Faiss finds one GPU")
-    return request.param
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not gpu_devices.gpu_devices(), reason="Faiss finds no GPU")
-@pytest.mark.parametrize("factory", [*WHOLE, *LISTS, *REFINED_LISTS])
-def test_a_gpu_finds_what_the_cpu_finds(factory, device):
-    index = build(factory)
-    there, words = move_to_gpu(index, device)
-    assert isinstance(there, GpuVectorIndex), words
-    scans = [Scan(rank=RANK), Scan(rank=RANK, allowed=RANK < 4_000)]
-    calls = [(QUERIES[start : start + 5], 10, scans[start % 2]) for start in range(0, 55, 5)]
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda call: there.search(*call), calls))
-    there.close()
-    for (queries, count, scan), found in zip(calls, answers, strict=True):
-        wanted = index.search(queries, count, Scan(**vars(scan) | {"exact": factory in WHOLE}))
-        if factory == "Flat":
-            assert_same(found, wanted)
-        np.testing.assert_allclose(found[0], wanted[0], atol=1e-2 if "PQ" in factory else 1e-3)
-        assert np.mean([len(set(a) & set(b)) / count for a, b in zip(found[1], wanted[1], strict=True)]) >= (
-            0.99 if factory in WHOLE else 0.9
-        )
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not gpu_devices.gpu_devices(), reason="Faiss finds no GPU")
-@pytest.mark.parametrize("factory", ["IVF32,PQ8x4fs,Refine(SQfp16)", "IVF32,SQ8"])
-def test_a_gpu_builds_an_index_as_good_as_the_cpu(factory, device):
-    gpus, _ = open_gpus(device)
-    unit = unit_rows(VECTORS, "vector")
-    _, wanted = exact_search(QUERIES, VECTORS, 10)
-    recall = []
-    for helper in (gpus, None):
-        index = faiss.index_factory(WIDTH, factory, faiss.METRIC_INNER_PRODUCT)
-        train_lists(index, unit[::2], helper)
-        with finding_lists(index, helper):
-            index.add(unit)
-        again = faiss.deserialize_index(faiss.serialize_index(index))
-        _, found = again.search(QUERIES, 10, params=None)
-        recall.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, wanted, strict=True)]))
-    assert recall[0] >= recall[1] - 0.05
