@@ -118,7 +118,8 @@ def chance_ndcg(ranking: RandomRanking, ks: Sequence[int]) -> Values:
     gained = np.concatenate([[0.0], np.cumsum(discounts_of(max(ks)))])  # by 0, 1, 2, ... hits in a row
     perfect = gained[np.minimum(np.asarray(ks), ranking.relevant[:, None])]
     expected = _prevalence(ranking) * gained[_drawn(ranking, ks)]
-    return np.divide(expected, perfect, out=np.zeros_like(expected), where=perfect > 0)
+    score: Values = np.divide(expected, perfect, out=np.zeros_like(expected), where=perfect > 0)
+    return score
 
 
 CHANCE: Mapping[str, Callable[[RandomRanking, Sequence[int]], Values]] = {
@@ -171,7 +172,8 @@ def _precision_sum(ranking: RandomRanking, ks: Sequence[int]) -> Values:
     ranks = np.arange(1, max(ks) + 1)
     earlier = (ranks - 1) * np.maximum(relevant - 1, 0) / np.maximum(total - 1, 1)
     gains = _prevalence(ranking) * (1 + earlier) / ranks * (ranks <= total)
-    return np.asarray(np.cumsum(gains, axis=1)[:, np.asarray(ks) - 1])
+    summed: Values = np.cumsum(gains, axis=1)[:, np.asarray(ks) - 1]
+    return summed
 
 
 def _no_hit(ranking: RandomRanking, ranks: int) -> Values:

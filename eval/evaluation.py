@@ -152,6 +152,7 @@ class Evaluation:
             "protocol": self.protocol.name,
             "settings": self.protocol.as_dict(),
             "split": self.split,
+            "evaluated": dict(self.parents),
             **self.overall.as_dict(),
             "view": {view: scoring.as_dict() for view, scoring in self.views.items()},
         }

@@ -103,7 +103,8 @@ def _found(neighbours: Counts, patterns: npt.NDArray[np.bool_], kinds: Counts, o
 def _jaccard(some: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_]) -> Values:
     """Of the last axis; 0 where both are empty."""
     both, either = (some & others).sum(axis=-1), (some | others).sum(axis=-1)
-    return both / np.maximum(either, 1)
+    share: Values = both / np.maximum(either, 1)
+    return share
 
 
 def _share(values: Values, best: Values) -> Values:

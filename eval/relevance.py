@@ -15,14 +15,22 @@ Labels = npt.NDArray[np.int8]
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """labels: [N, C] int8, 1, 0 or -1 (unknown), of N radiographs; names: [C]."""
+    """labels: [N, C] int8, 1, 0 or -1 (unknown), of N radiographs; names: [C].
+
+    digest: of the study table that the labels are from, "" where they are those of the embeddings themselves.
+    """
 
     names: tuple[str, ...]
     labels: Labels
+    digest: str = ""
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 2 or self.labels.shape[1] != len(self.names):
             raise CountMismatch(f"labels have shape {list(self.labels.shape)} beside {len(self.names)} names")
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Relevance":
+        """The labels of these rows, in this order."""
+        return Relevance(self.names, self.labels[rows], self.digest)
 
 
 def image_findings(embeddings: EmbeddingSet) -> Relevance:
@@ -40,7 +48,9 @@ def lateralised_findings(embeddings: EmbeddingSet, table: StudyTable) -> Relevan
             " embedded, as findings with a side are read from its regions"
         )
     rows = np.array([row_of[name] for name in embeddings.image_id])
-    return Relevance(LATERALISED_FINDINGS, with_sides(table.region_findings[rows], table.image_findings[rows]))
+    return Relevance(
+        LATERALISED_FINDINGS, with_sides(table.region_findings[rows], table.image_findings[rows]), table.digest
+    )
 
 
 def with_sides(regions: Labels, images: Labels) -> Labels:

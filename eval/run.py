@@ -18,6 +18,8 @@ from chextriev.eval.score_tables import ListScores, score_lists, tables
 from chextriev.eval.scored import ScoredQueries
 from chextriev.index.exact import exact_search
 
+ALL = "all"
+
 
 @dataclass(frozen=True, eq=False)
 class _Population:
@@ -53,9 +55,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure retrieval by exact cosine search, with the split as queries and as gallery.
 
-    relevance: labels of all these embeddings, row by row; without it their nine findings. name: of what is evaluated.
-    Raises EmptySplit if the split holds no radiograph, InvalidValue if none has a finding, or where a vector is not
-    finite or zero or a patient id is missing (named by image id).
+    split: "all" is every radiograph, whatever its split. relevance: labels of all these embeddings, row by row; without
+    it their nine findings. name: of what is evaluated. Raises EmptySplit if the split holds no radiograph, InvalidValue
+    if none has a finding, or where a vector is not finite or zero or a patient id is missing (named by image id).
     """
     chosen = relevance or image_findings(embeddings)
     part, chosen = _of_split(embeddings, chosen, split)
@@ -64,7 +66,7 @@ def evaluate(
     if not len(whole.queries):
         raise InvalidValue(f"no radiograph of split {split!r} is known to have a finding; there is nothing to ask for")
     found = _search(whole, protocol)
-    ids = part.image_id.astype(object)
+    ids = part.image_id.astype(str).astype(object)
     return Evaluation(
         protocol=protocol,
         split=split,
@@ -72,8 +74,14 @@ def evaluate(
         views={view: _score_view(part, chosen, rows, protocol) for view, rows in _views(part)},
         lists=RankedLists(ids[whole.queries], _ids(ids, found.neighbours), found.similarities),
         scored=_scored_queries(part, whole, found, protocol, name),
-        parents={"embeddings": embeddings.digest, "encoder": embeddings.encoder_digest},
+        parents=parents_of(embeddings, chosen),
     )
+
+
+def parents_of(embeddings: EmbeddingSet, relevance: Relevance | None = None) -> dict[str, str]:
+    """Digests of what an evaluation is made of, by name."""
+    labels = {"labels": relevance.digest} if relevance is not None and relevance.digest else {}
+    return {"embeddings": embeddings.digest, "encoder": embeddings.encoder_digest, **labels}
 
 
 def score_split(
@@ -101,10 +109,13 @@ def check_vectors(embeddings: EmbeddingSet) -> None:
 def _of_split(embeddings: EmbeddingSet, relevance: Relevance, split: str) -> tuple[EmbeddingSet, Relevance]:
     if len(relevance.labels) != len(embeddings):
         raise CountMismatch(f"labels of {len(relevance.labels)} radiographs beside {len(embeddings)} embeddings")
-    rows = np.flatnonzero(embeddings.metadata["split"] == split)
+    splits = embeddings.metadata.get("split")
+    if split != ALL and splits is None:
+        raise InvalidValue(f"the embeddings do not say which radiographs are of split {split!r}; choose split {ALL!r}")
+    rows = np.arange(len(embeddings)) if split == ALL or splits is None else np.flatnonzero(splits == split)
     if not len(rows):
-        raise EmptySplit(f"the embeddings have no radiograph in split {split!r}")
-    return embeddings.take(rows), Relevance(relevance.names, relevance.labels[rows])
+        raise EmptySplit(f"the embeddings have no radiograph in split {split!r}; {ALL!r} is every radiograph")
+    return embeddings.take(rows), relevance.take(rows)
 
 
 def _population(part: EmbeddingSet, relevance: Relevance, protocol: Protocol) -> _Population:
@@ -150,7 +161,7 @@ def _scoring(population: _Population, found: _Found, protocol: Protocol) -> Scor
 
 
 def _score_view(part: EmbeddingSet, relevance: Relevance, rows: Counts, protocol: Protocol) -> Scoring:
-    population = _population(part.take(rows), Relevance(relevance.names, relevance.labels[rows]), protocol)
+    population = _population(part.take(rows), relevance.take(rows), protocol)
     if len(population.queries) < MIN_QUERIES:
         n_patients = len(np.unique(population.patients[population.queries]))
         return Scoring(len(population.queries), len(rows), n_patients, 0, {})
@@ -158,7 +169,7 @@ def _score_view(part: EmbeddingSet, relevance: Relevance, rows: Counts, protocol
 
 
 def _views(part: EmbeddingSet) -> Iterable[tuple[str, Counts]]:
-    views = part.metadata["view"]
+    views = part.metadata.get("view", np.zeros(0, object))
     return [(view, np.flatnonzero(views == view)) for view in sorted({view for view in views if isinstance(view, str)})]
 
 
@@ -167,7 +178,7 @@ def _scored_queries(
 ) -> ScoredQueries:
     return ScoredQueries(
         name=name,
-        query_ids=part.image_id.astype(object)[whole.queries],
+        query_ids=part.image_id.astype(str).astype(object)[whole.queries],
         patients=part.patient_id[whole.queries],
         findings=whole.relevance.names,
         ks=protocol.ks,

@@ -6,6 +6,7 @@ neighbour_id and score; both null where a list has ended), `queries.parquet` (ev
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from chextriev.eval.evaluation import Evaluation, RankedLists
 from chextriev.eval.markdown import render_markdown
 from chextriev.eval.protocol import DEFAULT, Protocol
 from chextriev.eval.query_table import read_queries, write_queries
-from chextriev.eval.run import evaluate
+from chextriev.eval.relevance import Relevance
+from chextriev.eval.run import evaluate, parents_of
 from chextriev.eval.scored import ScoredQueries
 from chextriev.optional import require
 
@@ -32,15 +34,17 @@ NEIGHBOURS_FILE = "neighbours.parquet"
 QUERIES_FILE = "queries.parquet"
 
 
-def recipe_of(protocol: Protocol, *, split: str, embeddings: str, encoder: str) -> Recipe:
-    """What an evaluation is made of; the digests are of its embeddings and of their encoder."""
-    settings = {"protocol": protocol.as_dict(), "split": split, "method": METHOD}
-    return Recipe(settings, {"embeddings": embeddings, "encoder": encoder})
+def recipe_of(protocol: Protocol, *, split: str, parents: Mapping[str, str], name: str = "") -> Recipe:
+    """What an evaluation is made of; parents: digests of its embeddings, of their encoder, and of other labels."""
+    settings = {"protocol": protocol.as_dict(), "split": split, "name": name, "method": METHOD}
+    return Recipe(settings, dict(parents))
 
 
 def write_evaluation(out: str | Path, evaluation: Evaluation) -> Manifest:
     """Publish an evaluation at `out`, whole or not at all."""
-    recipe = recipe_of(evaluation.protocol, split=evaluation.split, **evaluation.parents)
+    recipe = recipe_of(
+        evaluation.protocol, split=evaluation.split, parents=evaluation.parents, name=evaluation.scored.name
+    )
     with publishing(Path(out), KIND) as scratch:
         text = json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         (scratch / JSON_FILE).write_text(text + "\n")
@@ -51,13 +55,19 @@ def write_evaluation(out: str | Path, evaluation: Evaluation) -> Manifest:
 
 
 def evaluate_or_reuse(
-    embeddings: EmbeddingSet, directory: str | Path, protocol: Protocol = DEFAULT, *, split: str = "test"
+    embeddings: EmbeddingSet,
+    directory: str | Path,
+    protocol: Protocol = DEFAULT,
+    *,
+    split: str = "test",
+    relevance: Relevance | None = None,
+    name: str = "",
 ) -> tuple[Evaluation, bool]:
     """The evaluation of a split of these embeddings at `directory`, made unless it is there; and whether it was."""
-    digests = {"embeddings": embeddings.digest, "encoder": embeddings.encoder_digest}
-    if find_current(Path(directory), KIND, recipe_of(protocol, split=split, **digests)) is not None:
+    recipe = recipe_of(protocol, split=split, parents=parents_of(embeddings, relevance), name=name)
+    if find_current(Path(directory), KIND, recipe) is not None:
         return read_evaluation(directory), True
-    evaluation = evaluate(embeddings, protocol, split=split)
+    evaluation = evaluate(embeddings, protocol, split=split, relevance=relevance, name=name)
     write_evaluation(directory, evaluation)
     return evaluation, False
 

@@ -3,18 +3,14 @@
 import argparse
 from pathlib import Path
 
-from chextriev.cli import eval_compare, eval_lists, eval_occlusion
+from chextriev.cli import eval_compare, eval_lists, eval_occlusion, eval_run
 from chextriev.cli.output import add_action, emit
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of `eval`."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    run = add_action(actions, "run", "evaluate embeddings by a protocol, with chance beside every number", _run)
-    run.add_argument("embeddings", type=Path, metavar="EMBEDDINGS", help="folder that `chextriev embed` wrote")
-    run.add_argument("out", type=Path, metavar="OUT", help="folder for evaluation.json, .md and neighbours.parquet")
-    run.add_argument("--split", default="test", help="queries and gallery (default: %(default)s)")
-    eval_lists.add_protocol(run)
+    eval_run.configure(actions)
     eval_lists.configure(actions)
     eval_occlusion.configure(actions)
     eval_compare.configure(actions)
@@ -31,18 +27,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engines.add_argument(
         "--processes", type=int, default=3, metavar="N", help="fresh starts of each engine (default: %(default)s)"
     )
-
-
-def _run(options: argparse.Namespace) -> None:
-    from chextriev.embedding_set import read_embeddings
-    from chextriev.eval.markdown import render_markdown
-    from chextriev.eval.run import evaluate
-    from chextriev.eval.store import write_evaluation
-
-    protocol = eval_lists.chosen_protocol(options)
-    evaluation = evaluate(read_embeddings(options.embeddings), protocol, split=options.split)
-    write_evaluation(options.out, evaluation)
-    emit(options, render_markdown(evaluation), evaluation.as_dict())
 
 
 def _engines(options: argparse.Namespace) -> None:
