@@ -17,15 +17,18 @@ from chextriev.eval.protocol import MIN_QUERIES
 from chextriev.pictures import Axis, read_template
 
 TEMPLATE = "occlusion.svg.j2"
-NAMES, CELL, ROW, GAP = 138, 76, 26, 10
+NAMES, CELL, ROW, GAP = 138, 86, 26, 10
 """Widths of the column of names and of a cell, height of a row, and what stands before the macro average."""
 
-HEADER, TOP, BETWEEN = 84, 66, 34
+HEADER, TOP, BETWEEN = 84, 66, 24
 SKETCH = 330
 """Width of the sketch; heights of what stands over a heat map, over the first panel and between panels."""
 
 LOSS, NONE, GAIN = (8, 64, 129), (247, 247, 247), (230, 145, 56)
 """Red, green and blue of the greatest loss, of no change and of the greatest gain."""
+
+_SHARES = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of full colour, in the legend."""
 
 LEAST_LIMIT = 0.01
 """Change that gets full colour at least: noise in a study without effects stays pale."""
@@ -55,6 +58,40 @@ def draw_occlusion(
     finding: which the sketch shows, by name; None is the macro average. name: begins the ids in the picture, which must
     differ where several stand in one page. InvalidSetting or UnknownFinding for what was not measured or not scored.
     """
+    _check(study, measure, finding)
+    columns = [*study.findings, None]
+    limits = _limit(study, measure, columns), _limit(study, measure, [finding])
+    window = _window(study)
+    height = max(ROW * (len(GROUPS) + 1), SKETCH * study.aspect * window[3] / window[2]) + HEADER + BETWEEN
+    sketch_x = NAMES + len(columns) * CELL + GAP + 40
+    text: str = read_template("chextriev.eval", f"templates/{TEMPLATE}").render(
+        name=name,
+        metric=METRIC_NAMES[measure].replace("@k", f"@{study.k}"),
+        study=study,
+        shown=finding or "macro average",
+        limit=format_value(limits[0]),
+        sketch_limit=format_value(limits[1]),
+        columns=[_column(study, column, place) for place, column in enumerate(columns)],
+        panels=[
+            {
+                "side": side,
+                "y": round(TOP + number * height, 1),
+                "rows": _rows(study, side, measure, limits[0]),
+                "boxes": _boxes(study, side, measure, finding, limits[1]),
+                "most": _most(study, side, measure, finding),
+            }
+            for number, side in enumerate(study.sides)
+        ],
+        size=(sketch_x + SKETCH + 16, round(TOP + height * len(study.sides) + 66, 1)),
+        scale=[{"x": 22 * step, "fill": _colour(share)} for step, share in enumerate(_SHARES)],
+        cell=(CELL - 2, ROW - 2),
+        places={"names": NAMES, "row": ROW, "header": HEADER, "sketch_x": sketch_x, "sketch_width": SKETCH},
+        min_queries=MIN_QUERIES,
+    )
+    return text
+
+
+def _check(study: OcclusionStudy, measure: str, finding: str | None) -> None:
     if measure not in MEASURES:
         raise InvalidSetting(f"no change of {measure!r} was measured; choose one of {', '.join(MEASURES)}")
     if finding is not None and finding not in study.findings:
@@ -62,44 +99,6 @@ def draw_occlusion(
     if finding is not None and study.visible(finding, measure) is None:
         n = study.findings[finding]
         raise InvalidSetting(f"{finding} has {n} queries and was not scored; at least {MIN_QUERIES} are needed")
-    template = read_template("chextriev.eval", f"templates/{TEMPLATE}")
-    columns = [*study.findings, None]
-    limit = _limit(study, measure, columns)
-    sketch_limit = _limit(study, measure, [finding])
-    sketch_top, sketch_height = HEADER, SKETCH * study.aspect * _window(study)[2] / _window(study)[3]
-    height = max(HEADER + ROW * (len(GROUPS) + 1), sketch_top + sketch_height) + BETWEEN
-    text: str = template.render(
-        name=name,
-        metric=METRIC_NAMES[measure].replace("@k", f"@{study.k}"),
-        study=study,
-        shown="macro average" if finding is None else finding,
-        limit=format_value(limit),
-        sketch_limit=format_value(sketch_limit),
-        columns=[_column(study, column, place) for place, column in enumerate(columns)],
-        panels=[
-            {
-                "side": side,
-                "y": round(TOP + number * height, 1),
-                "rows": _rows(study, side, measure, limit),
-                "boxes": _boxes(study, side, measure, finding, sketch_limit),
-                "most": _most(study, side, measure, finding),
-            }
-            for number, side in enumerate(study.sides)
-        ],
-        size=(NAMES + len(columns) * CELL + GAP + 40 + SKETCH + 16, round(TOP + height * len(study.sides) + 66, 1)),
-        scale=[{"x": 22 * step, "fill": _colour(share)} for step, share in enumerate(_SHARES)],
-        sketch_x=NAMES + len(columns) * CELL + GAP + 40,
-        cell=(CELL - 2, ROW - 2),
-        row=ROW,
-        names=NAMES,
-        header=HEADER,
-        sketch_width=SKETCH,
-        min_queries=MIN_QUERIES,
-    )
-    return text
-
-
-_SHARES = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def _limit(study: OcclusionStudy, measure: str, columns: list[str | None]) -> float:
@@ -168,7 +167,7 @@ def _cell(effect: Effect, group: str, column: str | None, measure: str) -> dict[
     low, high = map(format_change, change.interval)
     value = format_change(change.change)
     title = f"{group} hidden, {column or 'macro average'}: {value} ({low} to {high}), n = {effect.n}"
-    return {"change": change.change, "text": value.replace("0.", ".", 1), "clear": change.is_clear, "title": title}
+    return {"change": change.change, "text": value.replace("0.", ".", 1), "is_clear": change.is_clear, "title": title}
 
 
 def _painted(share: float) -> dict[str, Any]:

@@ -43,10 +43,12 @@ def remarks(study: OcclusionStudy) -> list[str]:
         " shuffle",
     ]
     if study.method == "pixels":
-        sentences.append(
+        sentences += [
             "crops: how many of the 18 crops lose pixels; groups overlap, and a larger box takes more of the picture,"
-            " so groups do not compare without their extent"
-        )
+            " so groups do not compare without their extent",
+            "a radiograph with a black part is unlike those the encoder has learned from, and such radiographs are like"
+            " each other: a gain for a frequent finding may be no more than that",
+        ]
     return sentences
 
 

@@ -222,6 +222,15 @@ def test_the_picture_paints_losses_and_gains_apart(made_up: EmbeddingSet, study:
     assert changes[lost] < 0
     assert blue > red
     assert len(fills) == 1
+    bold = [mark for mark in root.iter(f"{svg}text") if mark.get("text-decoration") == "underline"]
+    clear = [
+        effect.changes["precision"].is_clear
+        for groups in study.sides.values()
+        for found in groups.values()
+        for effect in (*found.per_finding.values(), found.macro)
+        if effect.changes
+    ]
+    assert 0 < len(bold) == sum(clear) < len(clear)
     hatched = [key for key, value in cells.items() if len(value) == 2]
     assert all(": +" in key for key in hatched)
 
