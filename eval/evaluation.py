@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,10 @@ import numpy.typing as npt
 from chextriev.errors import CountMismatch
 from chextriev.eval.protocol import Protocol
 from chextriev.eval.scored import ScoredQueries
+
+if TYPE_CHECKING:
+    from chextriev.eval.strata import Strata
+    from chextriev.eval.view_baseline import ViewBaseline
 
 Interval = tuple[float, float] | None
 
@@ -132,7 +136,9 @@ class RankedLists:
 class Evaluation:
     """One set of embeddings under one protocol.
 
-    views: the same numbers with queries and gallery of one view only, since view position dominates frozen features.
+    views: the same numbers with queries and gallery of one view only, since view position dominates frozen features;
+    views_withheld: those with too few queries to show, and what stands for their number. strata: groups of queries
+    against the whole gallery. view_baseline: what a ranking by view alone would reach; None where no view is known.
     scored: what was measured of every query, in the order of `lists`. parents: digests of the embeddings and of the
     encoder that made them.
     """
@@ -144,6 +150,9 @@ class Evaluation:
     lists: RankedLists
     scored: ScoredQueries
     parents: Mapping[str, str]
+    views_withheld: Mapping[str, str] = field(default_factory=dict)
+    strata: "Strata | None" = None
+    view_baseline: "ViewBaseline | None" = None
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `evaluation.json`."""
@@ -155,16 +164,10 @@ class Evaluation:
             "evaluated": dict(self.parents),
             **self.overall.as_dict(),
             "view": {view: scoring.as_dict() for view, scoring in self.views.items()},
+            "view_withheld": dict(self.views_withheld),
+            "strata": None if self.strata is None else self.strata.as_dict(),
+            "view_baseline": None if self.view_baseline is None else self.view_baseline.as_dict(),
         }
-
-    @classmethod
-    def from_dict(
-        cls, values: Mapping[str, Any], lists: RankedLists, scored: ScoredQueries, parents: Mapping[str, str]
-    ) -> "Evaluation":
-        """The reverse of `as_dict`."""
-        views = {view: Scoring.from_dict(scoring) for view, scoring in values["view"].items()}
-        protocol = Protocol.from_dict(values["settings"])
-        return cls(protocol, values["split"], Scoring.from_dict(values), views, lists, scored, parents)
 
 
 def _averages(values: Mapping[str, Any]) -> Averages:

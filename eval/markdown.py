@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from chextriev.eval.evaluation import Evaluation, Interval, Measures, ScoresAtK, Scoring
 from chextriev.eval.lists import ListsEvaluation
-from chextriev.eval.protocol import MIN_QUERIES, Protocol
+from chextriev.eval.protocol import Protocol
 
 METRIC_NAMES = {
     "precision": "precision@k",
@@ -114,8 +114,7 @@ def _view_section(evaluation: Evaluation) -> str:
             pair = (_cell(scores.measured.macro, "precision"), _cell(scores.chance.macro, "precision"))
             counts = (str(scoring.n_queries), str(scores.measured.n_classes))
             rows.append((view, str(k), *counts, *pair))
-        if not scoring.at_k:
-            rows.append((view, DASH, str(scoring.n_queries), DASH, f"fewer than {MIN_QUERIES} queries", DASH))
+    rows += [(view, DASH, told, DASH, DASH, DASH) for view, told in evaluation.views_withheld.items()]
     header = ("view", "k", "queries", "findings", "precision@k", "chance")
     return f"## Queries and gallery of one view (macro)\n\n{_table(header, rows)}"
 

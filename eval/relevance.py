@@ -17,11 +17,13 @@ Labels = npt.NDArray[np.int8]
 class Relevance:
     """labels: [N, C] int8, 1, 0 or -1 (unknown), of N radiographs; names: [C].
 
-    digest: of the study table that the labels are from, "" where they are those of the embeddings themselves.
+    regions: [N, 18, 9] int8, the findings of each region, None where they are not known. digest: of the study table
+    that labels or regions are from, "" where there is none.
     """
 
     names: tuple[str, ...]
     labels: Labels
+    regions: Labels | None = None
     digest: str = ""
 
     def __post_init__(self) -> None:
@@ -30,27 +32,26 @@ class Relevance:
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Relevance":
         """The labels of these rows, in this order."""
-        return Relevance(self.names, self.labels[rows], self.digest)
+        regions = None if self.regions is None else self.regions[rows]
+        return Relevance(self.names, self.labels[rows], regions, self.digest)
 
 
-def image_findings(embeddings: EmbeddingSet) -> Relevance:
-    """The nine findings of the whole image, as the published evaluation has them."""
-    return Relevance(Finding.labels(), embeddings.findings)
+def image_findings(embeddings: EmbeddingSet, table: StudyTable | None = None) -> Relevance:
+    """The nine findings of the whole image, as the published evaluation has them.
+
+    table: that the embeddings were made of, for the regions.
+    """
+    if table is None:
+        return Relevance(Finding.labels(), embeddings.findings)
+    regions = table.region_findings[_rows_of(embeddings, table)]
+    return Relevance(Finding.labels(), embeddings.findings, regions, table.digest)
 
 
 def lateralised_findings(embeddings: EmbeddingSet, table: StudyTable) -> Relevance:
     """The 17 findings with their sides, from the regions of the study table that the embeddings were made of."""
-    row_of = {name: row for row, name in enumerate(table.image_id)}
-    missing = [name for name in embeddings.image_id if name not in row_of]
-    if missing:
-        raise InvalidValue(
-            f"the study table lacks {len(missing)} of the {len(embeddings)} embedded images; give the table that was"
-            " embedded, as findings with a side are read from its regions"
-        )
-    rows = np.array([row_of[name] for name in embeddings.image_id])
-    return Relevance(
-        LATERALISED_FINDINGS, with_sides(table.region_findings[rows], table.image_findings[rows]), table.digest
-    )
+    rows = _rows_of(embeddings, table)
+    regions = table.region_findings[rows]
+    return Relevance(LATERALISED_FINDINGS, with_sides(regions, table.image_findings[rows]), regions, table.digest)
 
 
 def with_sides(regions: Labels, images: Labels) -> Labels:
@@ -68,3 +69,14 @@ def with_sides(regions: Labels, images: Labels) -> Labels:
             columns.append(np.where((there == 1).any(axis=1), 1, unknown))
     columns.append(images[:, Finding.ENLARGED_CARDIAC_SILHOUETTE])
     return np.stack(columns, axis=1).astype(np.int8)
+
+
+def _rows_of(embeddings: EmbeddingSet, table: StudyTable) -> npt.NDArray[np.int64]:
+    row_of = {name: row for row, name in enumerate(table.image_id)}
+    missing = [name for name in embeddings.image_id if name not in row_of]
+    if missing:
+        raise InvalidValue(
+            f"the study table lacks {len(missing)} of the {len(embeddings)} embedded images; give the table that was"
+            " embedded, as findings with a side are read from its regions"
+        )
+    return np.array([row_of[name] for name in embeddings.image_id])

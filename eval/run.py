@@ -1,7 +1,7 @@
 """Evaluate embeddings: search a split with itself, score the lists, set chance and an interval beside each number."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,12 @@ from chextriev.eval.bootstrap import intervals
 from chextriev.eval.candidates import Candidates
 from chextriev.eval.evaluation import Evaluation, RankedLists, Scoring
 from chextriev.eval.metrics import Counts, FindingScores
-from chextriev.eval.protocol import DEFAULT, MIN_QUERIES, Protocol
+from chextriev.eval.protocol import DEFAULT, Protocol
 from chextriev.eval.relevance import Relevance, image_findings
 from chextriev.eval.score_tables import ListScores, score_lists, tables
 from chextriev.eval.scored import ScoredQueries
+from chextriev.eval.strata import stratify, withheld
+from chextriev.eval.view_baseline import ViewBaseline, count_views, view_baseline
 from chextriev.index.exact import exact_search
 
 ALL = "all"
@@ -42,6 +44,7 @@ class _Found:
 
     neighbours: Counts
     similarities: npt.NDArray[np.float32]
+    candidates: Candidates
     scores: ListScores
 
 
@@ -67,14 +70,19 @@ def evaluate(
         raise InvalidValue(f"no radiograph of split {split!r} is known to have a finding; there is nothing to ask for")
     found = _search(whole, protocol)
     ids = part.image_id.astype(str).astype(object)
+    scored = _scored_queries(part, whole, found, protocol, name)
+    by_view = _by_view(part, chosen)
     return Evaluation(
         protocol=protocol,
         split=split,
         overall=_scoring(whole, found, protocol),
-        views={view: _score_view(part, chosen, rows, protocol) for view, rows in _views(part)},
+        views={view: _score_view(*_rows(part, chosen, rows), protocol) for view, rows in by_view.shown.items()},
         lists=RankedLists(ids[whole.queries], _ids(ids, found.neighbours), found.similarities),
-        scored=_scored_queries(part, whole, found, protocol, name),
+        scored=scored,
         parents=parents_of(embeddings, chosen),
+        views_withheld=by_view.withheld,
+        strata=stratify(scored, _columns(part, chosen, whole.queries), protocol),
+        view_baseline=_view_baseline(part, whole, found, scored, protocol) if by_view.shown else None,
     )
 
 
@@ -145,7 +153,8 @@ def _search(population: _Population, protocol: Protocol) -> _Found:
     similarities, rows = exact_search(vectors[queries], vectors, max(protocol.ks) + more, groups=own)
     candidates = Candidates(queries, groups, dropped=rows[:, 0] if protocol.drop_first else None)
     rows, similarities = rows[:, more:], similarities[:, more:]
-    return _Found(rows, similarities, score_lists(rows, population.relevance.labels, candidates, protocol.ks))
+    scores = score_lists(rows, population.relevance.labels, candidates, protocol.ks)
+    return _Found(rows, similarities, candidates, scores)
 
 
 def _scoring(population: _Population, found: _Found, protocol: Protocol) -> Scoring:
@@ -160,17 +169,43 @@ def _scoring(population: _Population, found: _Found, protocol: Protocol) -> Scor
     )
 
 
-def _score_view(part: EmbeddingSet, relevance: Relevance, rows: Counts, protocol: Protocol) -> Scoring:
-    population = _population(part.take(rows), relevance.take(rows), protocol)
-    if len(population.queries) < MIN_QUERIES:
-        n_patients = len(np.unique(population.patients[population.queries]))
-        return Scoring(len(population.queries), len(rows), n_patients, 0, {})
+def _score_view(part: EmbeddingSet, relevance: Relevance, protocol: Protocol) -> Scoring:
+    population = _population(part, relevance, protocol)
     return _scoring(population, _search(population, protocol), protocol)
 
 
-def _views(part: EmbeddingSet) -> Iterable[tuple[str, Counts]]:
+def _rows(part: EmbeddingSet, relevance: Relevance, rows: Counts) -> tuple[EmbeddingSet, Relevance]:
+    return part.take(rows), relevance.take(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _ByView:
+    """Rows of each view that has queries enough; of the others, what stands for the number of their queries."""
+
+    shown: dict[str, Counts]
+    withheld: dict[str, str]
+
+
+def _by_view(part: EmbeddingSet, relevance: Relevance) -> _ByView:
     views = part.metadata.get("view", np.zeros(0, object))
-    return [(view, np.flatnonzero(views == view)) for view in sorted({view for view in views if isinstance(view, str)})]
+    asked = (relevance.labels == 1).any(axis=1)
+    rows = {view: np.flatnonzero(views == view) for view in sorted({view for view in views if isinstance(view, str)})}
+    sizes = {view: int(np.count_nonzero(asked[each])) for view, each in rows.items()}
+    hidden = withheld({view: size for view, size in sizes.items() if size})
+    return _ByView({view: rows[view] for view, size in sizes.items() if size and view not in hidden}, hidden)
+
+
+def _columns(part: EmbeddingSet, relevance: Relevance, queries: Counts) -> dict[str, npt.NDArray[Any]]:
+    """What `stratify` groups by, of the queries."""
+    columns = {name: part.metadata[name][queries] for name in ("view", "sex", "age") if name in part.metadata}
+    return columns if relevance.regions is None else {**columns, "region_findings": relevance.regions[queries]}
+
+
+def _view_baseline(
+    part: EmbeddingSet, whole: _Population, found: _Found, scored: ScoredQueries, protocol: Protocol
+) -> ViewBaseline:
+    counts = count_views(whole.relevance.labels, part.metadata["view"], found.candidates)
+    return view_baseline(scored, counts, protocol)
 
 
 def _scored_queries(

@@ -9,23 +9,26 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from chextriev.artifacts import Manifest, Recipe, find_current, open_artifact, publishing, seal
 from chextriev.embedding_set import EmbeddingSet
 from chextriev.errors import DamagedArtifact
-from chextriev.eval.evaluation import Evaluation, RankedLists
-from chextriev.eval.markdown import render_markdown
+from chextriev.eval.evaluation import Evaluation, RankedLists, Scoring
+from chextriev.eval.evaluation_text import render_evaluation
 from chextriev.eval.protocol import DEFAULT, Protocol
 from chextriev.eval.query_table import read_queries, write_queries
 from chextriev.eval.relevance import Relevance
 from chextriev.eval.run import evaluate, parents_of
 from chextriev.eval.scored import ScoredQueries
+from chextriev.eval.strata import Strata
+from chextriev.eval.view_baseline import ViewBaseline
 from chextriev.optional import require
 
 KIND = "evaluation"
-METHOD = 3
+METHOD = 4
 """Part of every evaluation's recipe; raise it when the same embeddings begin to give other numbers."""
 
 JSON_FILE = "evaluation.json"
@@ -48,7 +51,7 @@ def write_evaluation(out: str | Path, evaluation: Evaluation) -> Manifest:
     with publishing(Path(out), KIND) as scratch:
         text = json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         (scratch / JSON_FILE).write_text(text + "\n")
-        (scratch / MARKDOWN_FILE).write_text(render_markdown(evaluation))
+        (scratch / MARKDOWN_FILE).write_text(render_evaluation(evaluation))
         _write_lists(evaluation.lists, scratch / NEIGHBOURS_FILE)
         write_queries(evaluation.scored, scratch / QUERIES_FILE)
         return seal(scratch, KIND, recipe)
@@ -79,9 +82,27 @@ def read_evaluation(directory: str | Path) -> Evaluation:
     try:
         content = json.loads((directory / JSON_FILE).read_text())
         lists, scored = _read_lists(directory / NEIGHBOURS_FILE), read_queries(directory / QUERIES_FILE)
-        return Evaluation.from_dict(content, lists, scored, manifest.recipe.parents)
+        return _evaluation(content, lists, scored, manifest.recipe.parents)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedArtifact(f"{directory} is not an evaluation of this release ({error}); evaluate again") from error
+
+
+def _evaluation(
+    content: Mapping[str, Any], lists: RankedLists, scored: ScoredQueries, parents: Mapping[str, str]
+) -> Evaluation:
+    """The reverse of `Evaluation.as_dict`."""
+    return Evaluation(
+        protocol=Protocol.from_dict(content["settings"]),
+        split=content["split"],
+        overall=Scoring.from_dict(content),
+        views={view: Scoring.from_dict(scoring) for view, scoring in content["view"].items()},
+        lists=lists,
+        scored=scored,
+        parents=parents,
+        views_withheld=content["view_withheld"],
+        strata=content["strata"] and Strata.from_dict(content["strata"]),
+        view_baseline=content["view_baseline"] and ViewBaseline.from_dict(content["view_baseline"]),
+    )
 
 
 def read_scores(directory: str | Path) -> ScoredQueries:

@@ -75,7 +75,17 @@ class Strata:
             stratum: {name: _group_as_dict(group) for name, group in groups.items()}
             for stratum, groups in self.strata.items()
         }
-        return {"name": self.name, "n_queries": self.n_queries, "n_patients": self.n_patients, "strata": strata}
+        counts = {"n_queries": self.n_queries, "n_patients": self.n_patients}
+        return {"name": self.name, "ks": list(self.ks), **counts, "strata": strata}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Strata":
+        """The reverse of `as_dict`."""
+        strata = {
+            stratum: {name: _group_from_dict(group) for name, group in groups.items()}
+            for stratum, groups in values["strata"].items()
+        }
+        return cls(values["name"], tuple(values["ks"]), values["n_queries"], values["n_patients"], strata)
 
 
 def query_columns(
@@ -83,7 +93,8 @@ def query_columns(
 ) -> dict[str, npt.NDArray[Any]]:
     """The columns that `stratify` takes, of these queries in this order; the regions come from the study table."""
     rows = _rows_of(query_ids, embeddings.image_id, "embeddings")
-    columns = {name: embeddings.metadata[name][rows] for name in ("view", "sex", "age")}
+    known = (name for name in ("view", "sex", "age") if name in embeddings.metadata)
+    columns = {name: embeddings.metadata[name][rows] for name in known}
     if table is not None:
         columns["region_findings"] = table.region_findings[_rows_of(query_ids, table.image_id, "study table")]
     return columns
@@ -242,7 +253,19 @@ def _group(scored: ScoredQueries, rows: Counts, patients: Counts, protocol: Prot
 
 def _group_as_dict(group: Group) -> dict[str, Any]:
     counts = {"size": group.size, "n_queries": group.n_queries, "n_patients": group.n_patients}
-    return {**counts, "k": {str(k): asdict(scores) for k, scores in group.at_k.items()}}
+    at_k = {}
+    for k, scores in group.at_k.items():
+        bounds = {name: None if pair is None else list(pair) for name, pair in scores.interval.items()}
+        at_k[str(k)] = {**asdict(scores), "interval": bounds}
+    return {**counts, "k": at_k}
+
+
+def _group_from_dict(values: Mapping[str, Any]) -> Group:
+    at_k = {}
+    for k, scores in values["k"].items():
+        bounds = {name: (pair[0], pair[1]) if pair else None for name, pair in scores["interval"].items()}
+        at_k[int(k)] = GroupAtK(scores["measured"], bounds, scores["chance"], scores["n_classes"])
+    return Group(values["size"], values["n_queries"], values["n_patients"], at_k)
 
 
 def _row(name: str, group: Group, k: int, metric: str) -> tuple[str, ...]:

@@ -69,6 +69,14 @@ class ViewBaseline:
         }
         return {"name": self.name, "n_queries": self.n_queries, "n_permuted": self.n_permuted, "k": at_k}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ViewBaseline":
+        """The reverse of `as_dict`."""
+        columns = (
+            {int(k): scores[name] for k, scores in values["k"].items()} for name in ("system", "view_only", "chance")
+        )
+        return cls(values["name"], values["n_queries"], values["n_permuted"], *columns)
+
 
 def count_views(labels: npt.NDArray[np.int8], views: npt.NDArray[np.object_], candidates: Candidates) -> ViewCandidates:
     """Count the candidates of each query by view.

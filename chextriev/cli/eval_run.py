@@ -54,20 +54,20 @@ def configure(actions: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from chextriev.eval.markdown import render_markdown
+    from chextriev.eval.evaluation_text import render_evaluation
     from chextriev.eval.query_text import write_tables
     from chextriev.eval.store import evaluate_or_reuse
 
     protocol = chosen_protocol(options)
     embeddings, split = _embeddings(options)
-    relevance = _with_sides(options, embeddings) if options.findings == 17 else None
+    relevance = _relevance(options, embeddings)
     evaluation, reused = evaluate_or_reuse(
         embeddings, options.out, protocol, split=split, relevance=relevance, name=options.name
     )
     tables = write_tables(evaluation, options.out.with_name(f"{options.out.name}.tables")) if options.tables else []
     said = [f"{options.out}: unchanged, reused"] if reused else []
     said += [f"wrote {path}" for path in tables]
-    text = "\n\n".join([render_markdown(evaluation), *said])
+    text = "\n\n".join([render_evaluation(evaluation), *said])
     emit(options, text, {**evaluation.as_dict(), "reused": reused, "tables": [str(path) for path in tables]})
 
 
@@ -118,13 +118,16 @@ def _served(options: argparse.Namespace) -> "EmbeddingSet":
         return embed_with_server(_Served(client, digest), digest, batch).embeddings
 
 
-def _with_sides(options: argparse.Namespace, embeddings: "EmbeddingSet") -> "Relevance":
-    from chextriev.eval.relevance import lateralised_findings
+def _relevance(options: argparse.Namespace, embeddings: "EmbeddingSet") -> "Relevance":
+    from chextriev.eval.relevance import image_findings, lateralised_findings
     from chextriev.study_table import read_study_table
 
-    if options.data is None:
+    table = None if options.data is None else read_study_table(options.data)
+    if options.findings == 9:
+        return image_findings(embeddings, table)
+    if table is None:
         raise InvalidSetting("findings with a side are read from the regions of a study table; name it with --data")
-    return lateralised_findings(embeddings, read_study_table(options.data))
+    return lateralised_findings(embeddings, table)
 
 
 class _Served:

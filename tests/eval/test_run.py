@@ -83,8 +83,10 @@ def test_numbers_within_a_view_equal_an_evaluation_of_that_view_alone(made_up):
         assert evaluation.views[view].n_queries >= 20
 
 
-def test_a_view_with_few_queries_gets_no_numbers(fan):
-    assert evaluate(fan, PROTOCOL).views["AP"].at_k == {}
+def test_of_a_view_with_few_queries_not_even_their_number_is_told(fan):
+    evaluation = evaluate(fan, PROTOCOL)
+    assert (evaluation.views, evaluation.views_withheld) == ({}, {"AP": "< 20"})
+    assert evaluation.strata.strata["view"]["AP"].size == "< 20"
 
 
 def test_dropping_zero_hit_queries_raises_the_mean_and_lowers_n(made_up):
@@ -188,7 +190,7 @@ def test_a_failure_while_writing_leaves_nothing(made_up, tmp_path, monkeypatch):
     def fail(evaluation):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("chextriev.eval.store.render_markdown", fail)
+    monkeypatch.setattr("chextriev.eval.store.render_evaluation", fail)
     with pytest.raises(KeyboardInterrupt):
         write_evaluation(tmp_path / "out", evaluate(made_up))
     assert list(tmp_path.iterdir()) == []
