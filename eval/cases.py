@@ -28,10 +28,15 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Neighbour:
-    """A case that was found, with its cosine score."""
+    """A case that was found, with its cosine score.
+
+    picture_of_similarity: SVG text that splits the score into pairs of regions, see
+    `chextriev.eval.region_pairs_picture`; None shows none.
+    """
 
     picture: Picture
     score: float
+    picture_of_similarity: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,17 @@
 """Small made-up embeddings and a study table with pictures that match them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from chextriev.anatomy import N_FINDINGS, N_REGIONS
+from chextriev.anatomy import N_FINDINGS, N_REGIONS, Region
 from chextriev.embedding_set import EmbeddingSet
+from chextriev.eval.adjacency_picture import RegionLinks
+from chextriev.eval.cases import choose_cases, read_cases
+from chextriev.eval.report import ReportContent, render_report
+from chextriev.eval.run import evaluate
 from chextriev.study_table import StudyTable
 
 PREVALENCE = (0.8, 0.4, 0.4, 0.35, 0.25, 0.05, 0.1, 0.05, 0.2)
@@ -81,3 +87,36 @@ def pictures(made_up, tmp_path_factory) -> StudyTable:
         split=made_up.metadata["split"],
         image_root=folder,
     )
+
+
+@pytest.fixture(scope="session")
+def links():
+    """Random similarities; no radiograph has a finding in trachea or mediastinum."""
+    similarity = np.random.default_rng(5).random((18, 18))
+    similarity = np.maximum(similarity, similarity.T)
+    similarity[Region.TRACHEA, Region.MEDIASTINUM] = similarity[Region.MEDIASTINUM, Region.TRACHEA] = np.nan
+    return RegionLinks(similarity, (similarity > 0.7).astype(np.int8), radiographs=12345, used=False)
+
+
+@pytest.fixture(scope="session")
+def content(made_up, pictures, links):
+    """A report of two systems on the made-up data, with six cases."""
+    strong = evaluate(made_up)
+    generator = np.random.default_rng(1)
+    weak = evaluate(replace(made_up, vectors=generator.normal(size=made_up.vectors.shape).astype(np.float32)))
+    return ReportContent(
+        title="Retrieval <on> made-up data",
+        data_note="90 made-up radiographs of 60 patients.",
+        rows=[("v6", strong), ("frozen features", weak)],
+        cases=read_cases(pictures, strong.lists, choose_cases(strong.lists, pictures)),
+        provenance={"embeddings": made_up.digest},
+        remarks=["Noise & boxes."],
+        warning="Synthetic phantoms: no patient.",
+        links=links,
+    )
+
+
+@pytest.fixture(scope="session")
+def page(content):
+    """The report of `content` as HTML."""
+    return render_report(content)

@@ -3,8 +3,6 @@
 import base64
 import io
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -14,58 +12,12 @@ from PIL import Image
 
 from chextriev.anatomy import Finding, Region
 from chextriev.errors import CountMismatch, InvalidSetting, InvalidValue
-from chextriev.eval.adjacency_picture import RegionLinks
 from chextriev.eval.cases import choose_cases, read_cases
 from chextriev.eval.evaluation import RankedLists
+from chextriev.eval.markdown import METRIC_NAMES
 from chextriev.eval.protocol import DEFAULT
-from chextriev.eval.report import ReportContent, render_report
+from chextriev.eval.report import render_report
 from chextriev.eval.run import evaluate
-
-CHROMIUM = shutil.which("chromium")
-HEADLESS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--hide-scrollbars",
-]
-
-
-@pytest.fixture(scope="module")
-def links():
-    """Random similarities; no radiograph has a finding in trachea or mediastinum."""
-    similarity = np.random.default_rng(5).random((18, 18))
-    similarity = np.maximum(similarity, similarity.T)
-    similarity[Region.TRACHEA, Region.MEDIASTINUM] = similarity[Region.MEDIASTINUM, Region.TRACHEA] = np.nan
-    return RegionLinks(similarity, (similarity > 0.7).astype(np.int8), radiographs=12345, used=False)
-
-
-@pytest.fixture(scope="module")
-def content(made_up, pictures, links):
-    """A report of two systems on the made-up data, with six cases."""
-    strong = evaluate(made_up)
-    generator = np.random.default_rng(1)
-    weak = evaluate(replace(made_up, vectors=generator.normal(size=made_up.vectors.shape).astype(np.float32)))
-    return ReportContent(
-        title="Retrieval <on> made-up data",
-        data_note="90 made-up radiographs of 60 patients.",
-        rows=[("v6", strong), ("frozen features", weak)],
-        cases=read_cases(pictures, strong.lists, choose_cases(strong.lists, pictures)),
-        provenance={"embeddings": made_up.digest},
-        remarks=["Noise & boxes."],
-        warning="Synthetic phantoms: no patient.",
-        links=links,
-    )
-
-
-@pytest.fixture(scope="module")
-def page(content):
-    return render_report(content)
 
 
 class _Elements(HTMLParser):
@@ -83,11 +35,60 @@ class _Elements(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
-def test_every_macro_number_stands_beside_its_chance(page, content):
-    for k in DEFAULT.ks:
+def number(value, bounds=None):
+    """The cell of a number as a pattern: three decimals, its interval after it."""
+    shown = f'<span class="range">{bounds[0]:.3f}\N{EN DASH}{bounds[1]:.3f}</span>' if bounds else ""
+    return f"<td><b>{value:.3f}</b>{shown}</td>" if value is not None else "<td><b>\N{EN DASH}</b></td>"
+
+
+def line(name, cells, chance, counted=""):
+    """A row of a table as text, each number with its interval and chance at the end."""
+    expected = "\N{EN DASH}" if chance is None else f"{chance:.3f}"
+    return f'<th scope="row">{name}</th>{counted}{"".join(cells)}<td>{expected}</td>'
+
+
+def test_the_first_table_has_every_macro_average_with_interval_and_chance(page, content):
+    scores = [evaluation.overall.at_k[5] for _, evaluation in content.rows]
+    for metric, name in METRIC_NAMES.items():
+        cells = [number(getattr(each.measured.macro, metric), each.interval[metric]) for each in scores]
+        assert line(name.replace("@k", "@5"), cells, getattr(scores[0].chance.macro, metric)) in page
+    graded = [number(each.graded.value) for each in scores]
+    assert line("nDCG@5 graded by shared findings, all queries", graded, scores[0].graded.chance) in page
+
+
+def test_every_number_of_every_finding_and_average_is_there_at_every_k(page, content):
+    tables = re.findall(r'<table class="full">(.*?)</table>', page, re.DOTALL)
+    assert len(tables) == len(DEFAULT.ks)
+    for k, text in zip(DEFAULT.ks, tables, strict=True):
+        groups = text.split('scope="rowgroup"')[1:]
+        assert len(groups) == len(METRIC_NAMES)
         scores = [evaluation.overall.at_k[k] for _, evaluation in content.rows]
-        cells = "".join(f"<td><b>{each.measured.macro.rr:.3f}</b>.*?</td>" for each in scores)
-        assert re.search(f'scope="row">RR@k</th>{cells}<td>{scores[0].chance.macro.rr:.3f}</td>', page)
+        for metric, group in zip(METRIC_NAMES, groups, strict=True):
+            for name, expected in scores[0].chance.per_finding.items():
+                of_finding = [(each.measured.per_finding[name], each.finding_interval[name][metric]) for each in scores]
+                cells = [number(getattr(measures, metric), bounds) for measures, bounds in of_finding]
+                counted = f"<td>{of_finding[0][0].n}</td>"
+                assert line(name, cells, getattr(expected, metric), counted) in group
+            for average in ("weighted", "micro"):
+                cells = [number(getattr(getattr(each.measured, average), metric)) for each in scores]
+                assert f"{''.join(cells)}<td>{getattr(getattr(scores[0].chance, average), metric):.3f}</td>" in group
+
+
+def test_the_full_tables_are_folded_and_printed_open(page):
+    assert page.count('<details class="print">') == len(DEFAULT.ks)
+    assert "<details open" not in page
+    assert "details.print::details-content { content-visibility: visible; }" in page
+
+
+def test_a_system_without_intervals_shows_none(content):
+    bare = []
+    for label, evaluation in content.rows:
+        at_k = {k: replace(each, interval={}, finding_interval={}) for k, each in evaluation.overall.at_k.items()}
+        bare.append((label, replace(evaluation, overall=replace(evaluation.overall, at_k=at_k))))
+    text = render_report(replace(content, rows=bare, cases=()))
+    assert 'class="range"' not in text
+    assert 'class="whisker"' not in text
+    assert 'class="range"' in render_report(replace(content, cases=()))
 
 
 def test_the_headline_states_both_systems_and_chance(page, content):
@@ -121,7 +122,7 @@ def test_nothing_refers_outside_the_file(page):
     assert not elements.of("script")
     assert "url(" not in page
     assert "@import" not in page
-    assert "http" not in page.replace("http-equiv", "")
+    assert "http" not in page.replace("http-equiv", "").replace('xmlns="http://www.w3.org/2000/svg"', "")
 
 
 def test_tables_and_pictures_are_named_for_those_who_do_not_see_them(page):
@@ -204,6 +205,16 @@ def test_what_does_not_belong_together_is_refused(content, made_up, pictures):
     only_queries = made_up.take(np.flatnonzero((made_up.findings == 1).any(axis=1)))
     with pytest.raises(CountMismatch, match="'x' searches 87 radiographs, 'v6' 90"):
         replace(content, rows=[*content.rows, ("x", evaluate(only_queries))])
+    shuffled = made_up.findings[np.random.default_rng(2).permutation(90)]
+    shuffled[(made_up.findings == 1).any(axis=1) != (shuffled == 1).any(axis=1)] = 1
+    shuffled[~(made_up.findings == 1).any(axis=1)] = 0
+    relabelled = evaluate(replace(made_up, findings=shuffled))
+    with pytest.raises(CountMismatch, match="'x' has another chance than 'v6'"):
+        replace(content, rows=[*content.rows, ("x", relabelled)])
+    with pytest.raises(InvalidSetting, match="two rows are named 'v6'"):
+        replace(content, rows=[*content.rows, content.rows[0]])
+    with pytest.raises(InvalidSetting, match="no metric 'recall'; choose one of precision"):
+        replace(content, metric="recall")
     with pytest.raises(InvalidSetting, match="without an evaluation"):
         replace(content, rows=[])
     lists = content.rows[0][1].lists
@@ -211,111 +222,3 @@ def test_what_does_not_belong_together_is_refused(content, made_up, pictures):
         choose_cases(lists, pictures.take(np.arange(10)))
     with pytest.raises(InvalidSetting, match="count = 0"):
         choose_cases(lists, pictures, count=0)
-
-
-def section(page):
-    return re.search(r'<section aria-labelledby="links".*?</section>', page, re.DOTALL).group()
-
-
-def test_the_picture_of_links_shows_every_pair_of_regions(page, links):
-    drawn = re.search(r'<svg class="matrix".*?</svg>', section(page), re.DOTALL).group()
-    names = re.findall(r">([^<>]+)</text>", drawn)
-    assert sorted(names) == sorted(2 * Region.labels())
-    cells = re.findall(r"<g><title>(.*?)</title>(.*?)</g>", drawn, re.DOTALL)
-    assert len(cells) == 18 * 18
-    for (row, column), (title, marks) in zip(np.ndindex(18, 18), cells, strict=True):
-        a, b, linked = Region(row), Region(column), links.adjacency[row, column]
-        assert title.startswith(
-            a.label if a == b else f"{a.label} \N{EN DASH} {b.label}: {'linked' if linked else 'not linked'}"
-        )
-        assert ('class="linked"' in marks) == bool(linked and a != b)
-    titles = [title for title, _ in cells]
-    pair = Region.LEFT_LUNG, Region.LEFT_HILAR_STRUCTURES
-    assert titles[18 * pair[0] + pair[1]].endswith(f"linked, similarity {links.similarity[pair]:.2f}")
-    unseen = "trachea \N{EN DASH} mediastinum: not linked, no radiograph has a finding in either"
-    assert [title for title, marks in cells if 'class="unseen"' in marks][-1] == unseen
-
-
-def test_the_links_are_told_to_those_who_do_not_see_the_picture(page, links):
-    text = section(page)
-    rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', text)
-    assert [name for name, _ in rows] == list(Region.labels())
-    for (_, partners), region in zip(rows, Region, strict=True):
-        linked = [other for other in Region if other != region and links.adjacency[region, other]]
-        assert partners == ", ".join(other.label for other in linked)
-    count = int(np.triu(links.adjacency, 1).sum())
-    assert 0 < count < 153
-    assert text.count(f"{count} of 153 pairs") == 2
-
-
-def test_the_links_say_where_they_are_from_and_whether_they_are_used(page, content, links):
-    text = " ".join(section(page).split())
-    assert "the 12,345 radiographs of the train split alone" in text
-    assert "Lacking a finding together counts as much as having it together" in text
-    assert "v6, the encoder of this report, does not use these links." in text
-    used = render_report(replace(content, links=replace(links, used=True), cases=()))
-    assert "v6, the encoder of this report, uses these links." in used
-
-
-def test_a_report_without_links_has_no_such_section(content):
-    assert "carry the same findings" not in render_report(replace(content, links=None, cases=()))
-
-
-def test_a_region_without_links_says_so(content, links):
-    alone = replace(links, adjacency=np.eye(18, dtype=np.int8))
-    text = section(render_report(replace(content, links=alone, cases=())))
-    assert text.count("<td>no other</td>") == 18
-    assert "0 of 153 pairs of regions are linked" in text
-
-
-def test_links_that_are_none_are_refused(links):
-    lopsided = links.adjacency.copy()
-    lopsided[0, 1] = 1 - lopsided[0, 1]
-    for changes, error, said in (
-        ({"adjacency": links.adjacency[:9]}, CountMismatch, r"adjacency has shape \[9, 18\]; \[18, 18\] is needed"),
-        ({"similarity": links.similarity[:, :9]}, CountMismatch, r"similarity has shape \[18, 9\]"),
-        ({"adjacency": lopsided}, InvalidValue, "adjacency differs from its transpose"),
-        ({"adjacency": 2 * links.adjacency}, InvalidValue, "other values than 0 and 1"),
-        ({"similarity": links.similarity + 1}, InvalidValue, "values outside 0 to 1"),
-    ):
-        with pytest.raises(error, match=said):
-            replace(links, **changes)
-
-
-def screenshot(page, folder, *words, width):
-    path, shot = folder / "report.html", folder / "shot.png"
-    path.write_text(page)
-    outcome = subprocess.run(
-        [
-            str(CHROMIUM),
-            *HEADLESS,
-            *words,
-            f"--user-data-dir={folder / 'profile'}",
-            f"--window-size={width},2400",
-            f"--screenshot={shot}",
-            path.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in outcome.stderr
-    pixels = np.asarray(Image.open(shot).convert("L"))
-    assert pixels.shape == (2400, width)
-    return pixels
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium on PATH")
-@pytest.mark.parametrize("width", [1280, 500])
-def test_a_browser_shows_it_without_complaint(page, tmp_path, width):
-    pixels = screenshot(page, tmp_path, width=width)
-    assert (pixels < 128).mean() > 0.01
-    assert (pixels > 250).mean() > 0.3
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium on PATH")
-def test_a_browser_that_prefers_dark_pages_shows_a_dark_one(page, tmp_path):
-    pixels = screenshot(page, tmp_path, "--blink-settings=preferredColorScheme=0", width=1280)
-    assert (pixels > 128).mean() > 0.01
-    assert (pixels < 60).mean() > 0.6
