@@ -122,9 +122,9 @@ class RankedLists:
     A list shorter than K ends in None and -inf.
     """
 
-    query_ids: npt.NDArray[np.object_]
-    neighbour_ids: npt.NDArray[np.object_]
-    scores: npt.NDArray[np.float32]
+    query_ids: npt.NDArray[np.object_] = field(repr=False)  # what is printed of it tells of nobody
+    neighbour_ids: npt.NDArray[np.object_] = field(repr=False)
+    scores: npt.NDArray[np.float32] = field(repr=False)
 
     def __post_init__(self) -> None:
         if self.neighbour_ids.shape != self.scores.shape or len(self.query_ids) != len(self.scores):

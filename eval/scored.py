@@ -1,7 +1,7 @@
 """What was measured of every query, before anything is averaged: what significance, strata and reports begin from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,14 @@ class ScoredQueries:
     """
 
     name: str
-    query_ids: npt.NDArray[np.object_]
-    patients: npt.NDArray[np.object_]
+    query_ids: npt.NDArray[np.object_] = field(repr=False)  # what is printed of it tells of nobody
+    patients: npt.NDArray[np.object_] = field(repr=False)
     findings: tuple[str, ...]
     ks: tuple[int, ...]
-    measured: tuple[FindingScores, ...]
-    chance: tuple[FindingScores, ...]
-    n_candidates: Counts | None = None
-    relevant: Counts | None = None
+    measured: tuple[FindingScores, ...] = field(repr=False)
+    chance: tuple[FindingScores, ...] = field(repr=False)
+    n_candidates: Counts | None = field(default=None, repr=False)
+    relevant: Counts | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.patients) != len(self.query_ids):

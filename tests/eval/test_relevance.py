@@ -86,3 +86,10 @@ def test_a_choice_of_queries_keeps_their_numbers(made_up):
         for position, values in zip(ours.positions, ours.values, strict=True):
             row = int(np.flatnonzero(theirs.positions == rows[position])[0])
             np.testing.assert_array_equal(values, theirs.values[row])
+
+
+def test_what_is_printed_of_an_evaluation_names_nobody(made_up):
+    evaluation = evaluate(made_up, FEW)
+    for said in (repr(evaluation), repr(evaluation.scored), repr(evaluation.lists)):
+        assert "image-0" not in said
+        assert "patient-" not in said
