@@ -17,23 +17,27 @@ from chextriev.cli import EXIT_INTERRUPTED, EXIT_REFUSED, main
 STAGES = 8
 
 
-def listen_to_ctrl_c() -> None:
-    """A shell starts its background jobs deaf to Ctrl-C, and children inherit that; the demo must not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@contextmanager
+def hearing_ctrl_c() -> Iterator[None]:
+    """A shell starts its background jobs deaf to Ctrl-C, and children inherit that; those begun here do not.
+
+    Not by `preexec_fn`, which makes a fork: a process that gRPC runs in, as in tests of the client, may die of that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
 def demo(out: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "chextriev", "demo", str(out), "--patients", "12", *words]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        preexec_fn=listen_to_ctrl_c,
-    ) as process:
+    pipe = subprocess.PIPE
+    with hearing_ctrl_c():
+        started = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    with started as process:
         try:
             yield process
         finally:

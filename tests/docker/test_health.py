@@ -54,9 +54,9 @@ def models(tmp_path: Path) -> Path:
 
 def test_a_full_queue_is_a_sign_of_life(models: Path) -> None:
     with server(503, FULL, lambda: None) as port:
-        assert health.ailments(models, port, timeout_s=10.0) == []
+        assert health.ailments(models, port, timeout_s=30.0) == []
     with server(503, GONE, lambda: None) as port:
-        assert [fault.partition(": ")[2] for fault in health.ailments(models, port, timeout_s=10.0)] == [
+        assert [fault.partition(": ")[2] for fault in health.ailments(models, port, timeout_s=30.0)] == [
             "status 503",
             "status 503",
         ]
@@ -64,8 +64,8 @@ def test_a_full_queue_is_a_sign_of_life(models: Path) -> None:
 
 def test_all_ensembles_are_asked_at_the_same_time(models: Path) -> None:
     both = Barrier(2)
-    with server(503, FULL, lambda: both.wait(5)) as port:
-        assert health.ailments(models, port, timeout_s=5.0) == []
+    with server(503, FULL, lambda: both.wait(30)) as port:
+        assert health.ailments(models, port, timeout_s=30.0) == []
     assert not both.broken
 
 

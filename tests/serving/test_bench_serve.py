@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-import mmap
 import os
 import selectors
 import stat
+import subprocess
+import sys
 from collections.abc import Coroutine
 from itertools import count
 from pathlib import Path
@@ -173,15 +174,23 @@ def test_the_work_of_a_server_is_that_between_two_readings() -> None:
     assert work["new"]["queue_ms"] == pytest.approx(2)
 
 
+GROWING = "import sys; print(flush=True); input(); kept = b'x' * 32_000_000; print(flush=True); input()"
+
+
 def test_memory_is_watched_from_beginning_to_end() -> None:
-    here = os.getpid()
-    assert held_bytes(here) > 1e6
-    with mmap.mmap(-1, 32_000_000) as held:  # fresh pages: an array may get memory that the process held before
-        with MemoryWatch(lambda: [here], every_s=3600) as watch:
-            held.write(bytes(len(held)))
+    command, pipe = [sys.executable, "-c", GROWING], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0) as other:  # what this process does is its own
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert held_bytes(other.pid) > 1e6
+        with MemoryWatch(lambda: [other.pid], every_s=3600) as watch:
+            other.stdin.write(b"\n")
+            other.stdout.readline()
         found = watch.summary()
+        other.stdin.write(b"\n")
     assert found["samples"] == 2
-    assert found["growth_mb"] > 25
+    assert 31 < found["growth_mb"] < 34
     assert found["end_mb"] - found["start_mb"] == pytest.approx(found["growth_mb"])
 
 

@@ -270,19 +270,20 @@ def test_what_a_killed_client_leaves_is_gone_with_the_next_one(served: Served, t
     )
     (tmp_path / "a.jpg").write_bytes(served.files[0].content)
     words = [address(served, "shm"), served.bundle.card.system, str(tmp_path / "boxes.json"), str(tmp_path / "a.jpg")]
+    before = set(regions(served))
     with subprocess.Popen([sys.executable, "-c", CRASH, *words], stdout=subprocess.PIPE, text=True) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == "embedded\n"
-        left = set(regions(served))
+        left = set(regions(served)) - before
         assert left
         client.kill()
-        client.wait(10)
+        client.wait(60)
     assert not shared_files()
-    assert set(regions(served)) == left  # mapped by the server alone
+    assert set(regions(served)) - before == left  # mapped by the server alone
     with Client(address(served, "shm"), system=served.bundle.card.system) as other:
         other.embed(served.files[0])
         assert not left & set(regions(served))
-    assert not regions(served)
+    assert set(regions(served)) <= before
 
 
 def test_a_file_of_a_client_that_died_at_the_wrong_moment_is_removed(served: Served) -> None:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from chextriev.serving.local_server import LocalServer, ServerSettings
 from chextriev.serving.supervisor import FAILURES, FULL_S, ServerEvent, Supervisor
 from tests.serving.toy_repository import ENSEMBLE, WORKER, write_toy_repository
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
+"""How long a failing test waits, on however busy a machine; a passing one does not."""
 SECRET = "p10046166-Meier"
 
 pytestmark = pytest.mark.usefixtures("server_env")
@@ -117,12 +119,15 @@ def test_strangers_do_not_load_models(server: LocalServer) -> None:
 
 
 def test_a_server_that_hangs_is_started_again(tmp_path: Path) -> None:
-    settings = ServerSettings(watch_s=0.05, canary_s=0.05, canary_timeout_s=0.2)
+    settings = ServerSettings(watch_s=0.05, canary_s=0.05, canary_timeout_s=0.5)
     with LocalServer(write_toy_repository(tmp_path / "toy"), settings) as server:
         _, stub = triton_and_stub(server)
         os.kill(stub.pid, signal.SIGSTOP)
-        expected = ["ready", *["canary failed"] * FAILURES, "server hangs", "server restarted"]
-        assert next_events(server, 0, len(expected)) == expected
+        kinds: list[str] = []
+        while "server restarted" not in kinds:
+            kinds += next_events(server, len(kinds), 1) or pytest.fail(f"nothing happened after {kinds}")
+        # A canary may also have been late before, on a busy machine.
+        assert kinds[-FAILURES - 2 :] == [*["canary failed"] * FAILURES, "server hangs", "server restarted"]
         assert server.answers_canary()
 
 
@@ -175,8 +180,10 @@ def test_a_full_queue_is_told_from_a_server_that_fails(tmp_path: Path) -> None:
     with LocalServer(repository, ServerSettings(watch_s=60.0)) as server:
         _, stub = triton_and_stub(server)
         os.kill(stub.pid, signal.SIGSTOP)
+        full = Event()  # the model is stopped: what comes back was refused
         with grpc.InferenceServerClient(server.grpc) as client:
-            waiting = [client.async_infer(ENSEMBLE, inputs(grpc), lambda result, error: None) for _ in range(4)]
+            waiting = [client.async_infer(ENSEMBLE, inputs(grpc), lambda result, error: full.set()) for _ in range(4)]
+            assert full.wait(DEADLINE_S)
             with pytest.raises(Overloaded, match="maximum queue size"):
                 ServerControl(server.grpc, server.admin).check_canary(timeout_s=DEADLINE_S)
             for call in waiting:

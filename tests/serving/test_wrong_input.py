@@ -1,8 +1,10 @@
 """Wrong input over the wire: a status and a sentence, no traceback and no path, and neighbours go unharmed."""
 
+import os
 import re
+import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -151,6 +153,7 @@ def test_a_served_index_refuses_in_words(
 
 def test_overload_is_refused_at_once_and_the_rest_are_answered(served: Served, model: str) -> None:
     request, count = dict(request_tensors(served.files[:1])), 4 * QUEUE
+    stubs = [process.pid for process in served.server.processes if process.model]
 
     def ask(_: int) -> str:
         try:
@@ -160,7 +163,16 @@ def test_overload_is_refused_at_once_and_the_rest_are_answered(served: Served, m
         return "answered"
 
     with stock_client("grpc", served.server.grpc) as client, ThreadPoolExecutor(count) as pool:
-        found = list(pool.map(ask, range(count)))
+        for stub in stubs:  # so that requests wait, however slowly they come
+            os.kill(stub, signal.SIGSTOP)
+        try:
+            asked = [pool.submit(ask, number) for number in range(count)]
+            early, _ = wait(asked, 60, FIRST_COMPLETED)
+        finally:
+            for stub in stubs:
+                os.kill(stub, signal.SIGCONT)
+        assert early, "a full queue let requests wait"
+        found = [each.result() for each in asked]
     refused = [words for words in found if words != "answered"]
     assert refused
     assert "answered" in found
