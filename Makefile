@@ -35,14 +35,14 @@ env: $(STAMP)-dev ## build .venv with everything for development
 demo: $(STAMP) ## run the whole job on phantoms, or on DATA=<dir>; OUT=<dir> holds the results
 	$(BIN)/chextriev demo $(OUT) $(if $(DATA),--data '$(DATA)')
 
-# Two test files at a time, each on one core.
+# Two tests at a time, each on one core; who has none left takes some of the other's.
 test test-all: export OMP_NUM_THREADS = 1
 
 test: $(STAMP)-dev lint types ## lint, type-check and run the fast tests
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not gpu'
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not gpu'
 
 test-all: $(STAMP)-dev ## run every test that needs no GPU
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not gpu'
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not gpu'
 
 test-gpu: $(STAMP)-gpu ## run the tests that need an NVIDIA GPU
 	$(BIN)/pytest -m gpu

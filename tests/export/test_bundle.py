@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from chextriev.study_table import StudyTable
 from chextriev.train.backbones import Backbone, load_backbone, region_extractor
 from chextriev.train.features import compute_features, open_features
 from chextriev.train.fit import run_train
+from tests.export.tiny_bundle import TinyBundle
 from tests.tiny import as_mapping, write_tiny_table
 
 SMALL = "{name: tiny, positions: true, edges: learned, width: 32, heads: 2, head_width: 8}"
@@ -47,11 +49,12 @@ class Chain:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+def chain(lite0_engine: bytes, tmp_path_factory: pytest.TempPathFactory) -> Chain:
     folder = tmp_path_factory.mktemp("chain")
     table = write_tiny_table(folder, per_split=(4, 4, 4))
     backbone = load_backbone("efficientnet-lite0")
-    compute_features(table, folder / "features", OnnxExtractor.from_backbone(backbone))
+    extractor = OnnxExtractor(lite0_engine, backbone=backbone.spec.name, backbone_digest=backbone.digest)
+    compute_features(table, folder / "features", extractor)
     words = [
         "fit",
         "--data.features",
@@ -167,10 +170,12 @@ def test_parts_that_do_not_belong_together_are_refused(chain: Chain, tmp_path: P
     assert not (tmp_path / "e").exists()
 
 
-def test_an_engine_that_strays_is_not_published(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_strays_is_not_published(
+    ath: TinyBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("chextriev.export.build_bundle.PARITY_LIMIT", 1e-12)
     with pytest.raises(EngineDiffers, match="differs from PyTorch by"):
-        build_bundle(chain.folder / "run", tmp_path / "bundle")
+        build_bundle(ath.checkpoint, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
 
@@ -197,7 +202,7 @@ def test_bad_checkpoints_are_refused(chain: Chain, tmp_path: Path, monkeypatch: 
 
 
 def test_a_damaged_bundle_is_not_opened(chain: Chain, tmp_path: Path) -> None:
-    build_bundle(chain.folder / "run", tmp_path / "bundle")
+    shutil.copytree(chain.folder / "bundle", tmp_path / "bundle")
     engine = tmp_path / "bundle" / "onnx-fp32" / "encoder.onnx"
     engine.write_bytes(engine.read_bytes()[:-1] + b"x")
     with pytest.raises(DamagedArtifact, match=r"encoder\.onnx differs from its manifest"):

@@ -87,6 +87,7 @@ def test_a_head_that_was_trained_with_its_backbone_makes_no_bundle_without_it(tm
     path.unlink()
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_the_card_states_an_adjacency_that_is_not_complete(tmp_path: Path) -> None:
     """Of V2, which is fully connected unless a file says otherwise; on convolutions that are small."""
     width = (224 // 8) ** 2
@@ -97,6 +98,7 @@ def test_the_card_states_an_adjacency_that_is_not_complete(tmp_path: Path) -> No
     assert open_bundle(tmp_path / "bundle").card.adjacency == np.eye(18).tolist()
 
 
+@pytest.mark.usefixtures("exported_once")
 @pytest.mark.parametrize(
     ("share", "notes"),
     [

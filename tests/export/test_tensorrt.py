@@ -22,7 +22,6 @@ from tests.export.tensorrt_models import (
     block_crops,
     cosines,
     graph_encoder,
-    real_backbone,
     relative_difference,
     small_backbone,
 )
@@ -44,8 +43,8 @@ def tensorrt() -> TensorRT:
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return real_backbone(tmp_path_factory.mktemp("backbone"))
+def backbone(lite0_engine: bytes) -> bytes:
+    return lite0_engine
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,9 @@
 The fixtures are those of `tests/conftest.py`; a bundle that a test changes is copied first.
 """
 
+import hashlib
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ import pytest
 from chextriev.preprocess import CropSpec, region_crops
 from chextriev.study_table import StudyTable, read_study_table
 from chextriev.systems import SystemSpec, find_system, new_system
+from tests.made_once import made_once
 from tests.tiny import write_tiny_table
 
 if TYPE_CHECKING:
@@ -53,7 +56,8 @@ class TinyBundle:
 @pytest.fixture(scope="session")
 def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> StudyTable:
     """Two dozen small radiographs in three splits."""
-    return write_tiny_table(tmp_path_factory.mktemp("tiny-study"), per_split=PER_SPLIT)
+    made = made_once(tmp_path_factory, "study", lambda folder: write_tiny_table(folder / "tiny", per_split=PER_SPLIT))
+    return read_study_table(made / "tiny" / "study")
 
 
 @pytest.fixture(scope="session")
@@ -61,28 +65,68 @@ def ath(tiny_study: StudyTable, tmp_path_factory: pytest.TempPathFactory) -> Tin
     """ATH with random weights: one crop a radiograph, milliseconds an engine."""
     from chextriev.train.ath import ATH_BACKBONE
 
-    folder = tmp_path_factory.mktemp("ath")
-    return make_bundle(folder, tiny_study, find_system("ath"), random_backbone(ATH_BACKBONE.name, ATH_SEED))
+    def make(folder: Path) -> None:
+        make_bundle(folder, tiny_study, find_system("ath"), random_backbone(ATH_BACKBONE.name, ATH_SEED))
+
+    return bundle_in(made_once(tmp_path_factory, "ath", make), tiny_study)
 
 
 @pytest.fixture(scope="session")
 def lite0_engine(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The float32 engine of efficientnet-lite0 with its ImageNet weights."""
-    from chextriev.export.build_bundle import write_region_backbone
     from chextriev.train.backbones import load_backbone
 
     path = tmp_path_factory.mktemp("lite0") / "region_backbone.onnx"
-    write_region_backbone(load_backbone("efficientnet-lite0"), path)
+    with pytest.MonkeyPatch.context() as patch:
+        export_once(tmp_path_factory, patch)(load_backbone("efficientnet-lite0"), path)
     return path.read_bytes()
+
+
+@pytest.fixture
+def exported_once(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same convolutions become an engine once in a whole run of the tests: for those of what is made of engines.
+
+    That of efficientnet-lite0 takes 10 s.
+    """
+    export_once(tmp_path_factory, monkeypatch)
+
+
+def export_once(factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Patch what writes engines; the function that writes them now."""
+    from chextriev.export import build_bundle
+
+    write = build_bundle.write_region_backbone
+
+    def copy(backbone: "Backbone", path: Path, crops: CropSpec | None = None) -> None:
+        made = made_once(
+            factory, engine_name(backbone, crops), lambda folder: write(backbone, folder / "engine.onnx", crops)
+        )
+        shutil.copyfile(made / "engine.onnx", path)
+
+    patch.setattr(build_bundle, "write_region_backbone", copy)
+    return copy
+
+
+def engine_name(backbone: "Backbone", crops: CropSpec | None) -> str:
+    """A name for all that an engine depends on."""
+    from chextriev.train.backbones.weights import weights_digest
+
+    size = (crops or CropSpec()).size
+    parts = [backbone.spec, type(backbone.module).__qualname__, weights_digest(backbone.module), size]
+    return f"engine-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
 
 @pytest.fixture(scope="session")
 def regions_made(tiny_study: StudyTable, tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
     """A narrow V6 on a narrow ResNet: 18 crops a radiograph."""
-    with pytest.MonkeyPatch.context() as patch:
-        narrow(patch)
-        system = new_system({"name": SYSTEM, "base": "v6", **SMALL})
-        return make_bundle(tmp_path_factory.mktemp("regions"), tiny_study, system, random_backbone("resnet50"))
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            narrow(patch)
+            system = new_system({"name": SYSTEM, "base": "v6", **SMALL})
+            make_bundle(folder, tiny_study, system, random_backbone("resnet50"))
+
+    return bundle_in(made_once(tmp_path_factory, "regions", make), tiny_study)
 
 
 @pytest.fixture
@@ -126,7 +170,12 @@ def make_bundle(folder: Path, table: StudyTable, system: SystemSpec, backbone: "
 
     checkpoint = write_checkpoint(folder / "best.ckpt", table, system, backbone)
     build_bundle(checkpoint, folder / "bundle", weights=folder / "backbone.pth")
-    return TinyBundle(folder / "bundle", checkpoint, table.image_root / "study")
+    return bundle_in(folder, table)
+
+
+def bundle_in(folder: Path, table: StudyTable) -> TinyBundle:
+    """What `make_bundle` left in a folder."""
+    return TinyBundle(folder / "bundle", folder / "best.ckpt", table.image_root / "study")
 
 
 def write_checkpoint(path: Path, table: StudyTable, system: SystemSpec, backbone: "Backbone") -> Path:

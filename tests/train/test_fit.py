@@ -1,7 +1,5 @@
 """Training from the cache: it learns, it can be interrupted, and two runs are equal."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from chextriev.cli import main
 from chextriev.embedding_set import read_embeddings
 from chextriev.errors import (
     DamagedArtifact,
@@ -294,11 +293,11 @@ def test_a_data_set_without_validation_images_is_refused(fit: Callable[..., Trai
         fit("--data.table", str(tmp_path / "no-validation" / "study"), "--data.features", str(tmp_path / "features"))
 
 
-def test_unknown_options_are_refused(data: Path) -> None:
-    words = ["train", "fit", "--data.features", str(data / "features"), "--data.shuffle", "yes"]
-    done = subprocess.run([sys.executable, "-m", "chextriev", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "shuffle" in done.stderr
+def test_unknown_options_are_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "fit", "--data.features", str(data / "features"), "--data.shuffle", "yes"])
+    assert stop.value.code == 2
+    assert "shuffle" in capsys.readouterr().err
 
 
 def test_a_training_that_diverges_is_not_a_run(fit: Callable[..., TrainCommand], tmp_path: Path) -> None:

@@ -5,12 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from chextriev.cli import main
 from chextriev.embedding_set import read_embeddings
 from chextriev.errors import EmptySplit
 from chextriev.train.feature_data import Batches, Share
@@ -31,29 +35,49 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(data: Path, out: Path, action: str, *words: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the processes have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def words_of(data: Path, out: Path, action: str, *words: str) -> list[str]:
     common = ["--model.system", SMALL, "--data.batch_size", "4", *data_words(data), *QUIET, "--out", str(out)]
     fit = ["--trainer.max_epochs", "2"] if action == "fit" else []
-    command = [sys.executable, "-m", "chextriev", "train", action, *common, *fit, "--json", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=ONE_THREAD)
+    return ["train", action, *common, *fit, "--json", *words]
 
 
-def measured(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """The JSON that is the output."""
+def by_two(data: Path, out: Path, action: str, *words: str) -> dict[str, Any]:
+    """The JSON that is the output of two processes."""
+    command = [sys.executable, "-m", "chextriev", *words_of(data, out, action, *TWO, *words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=ONE_THREAD)
     content: dict[str, Any] = json.loads(done.stdout)
     return content
 
 
+def by_one(data: Path, out: Path, action: str, *words: str) -> dict[str, Any]:
+    """That of this process, which has imported all that it takes."""
+    printed = StringIO()
+    with redirect_stdout(printed):
+        assert main(words_of(data, out, action, *words)) == 0
+    content: dict[str, Any] = json.loads(printed.getvalue())
+    return content
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")  # Lightning's, of a measurement
 def test_two_processes_measure_what_one_does(data: Path, tmp_path: Path) -> None:
-    facts = measured(train(data, tmp_path / "run", "fit", *TWO, "--logger", "tensorboard"))
+    facts = by_two(data, tmp_path / "run", "fit", "--logger", "tensorboard")
     assert (facts["epochs"], facts["steps"]) == (2, 4)  # 12 radiographs, 4 a process, 2 steps an epoch
     assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
-    after = measured(train(data, tmp_path / "run", "validate", "--ckpt_path", str(tmp_path / "run" / "last.ckpt")))
+    after = by_one(data, tmp_path / "run", "validate", "--ckpt_path", str(tmp_path / "run" / "last.ckpt"))
     assert {name: facts["last"][name] for name in after} == pytest.approx(after, rel=1e-6)
-    one, two = (measured(train(data, tmp_path / "run", "validate", *words)) for words in ([], TWO))
+    one, two = (validate(data, tmp_path / "run", "validate") for validate in (by_one, by_two))
     assert set(one) == {"val_loss", "val_auroc", "val_precision_at_5"}
     assert two == pytest.approx(one, rel=1e-6)
-    train(data, tmp_path / "run", "predict", *TWO)
+    by_two(data, tmp_path / "run", "predict")
     embeddings = read_embeddings(tmp_path / "run" / "predictions")
     assert embeddings.image_id.tolist() == [f"image-{row:03d}" for row in range(33)]
     assert len(embeddings.of_split("validate")) == 17
@@ -79,14 +103,12 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize("interval", ["1.0", "0.34"])
 def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path, interval: str) -> None:
     words = ("--trainer.max_epochs", "3", "--trainer.val_check_interval", interval)
-    command = train(data, tmp_path / "unbroken", "fit", *words).args
-    command[command.index(str(tmp_path / "unbroken"))] = str(tmp_path / "run")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *command[3:]], capture_output=True, check=False, env=ONE_THREAD
-    )
+    by_one(data, tmp_path / "unbroken", "fit", *words)
+    command = [sys.executable, "-c", KILLED, *words_of(data, tmp_path / "run", "fit", *words)]
+    killed = subprocess.run(command, capture_output=True, check=False, env=ONE_THREAD)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "manifest.json").exists()
-    subprocess.run(command, capture_output=True, check=True, env=ONE_THREAD)
+    by_one(data, tmp_path / "run", "fit", *words)
     for name in ("last.ckpt", "best.ckpt"):
         unbroken, resumed = (
             torch.load(tmp_path / run / name, weights_only=True)["state_dict"] for run in ("unbroken", "run")

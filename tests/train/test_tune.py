@@ -269,6 +269,8 @@ def test_a_trial_that_diverges_fails_and_another_is_drawn(
     assert 0 < len(failed) < 3
     found = search(data, tmp_path / "out", space)
     assert [trial.parameters for trial in found.trials] == [{"model.learning_rate": 1e-3}] * 3
+    if metric != "val_auroc":  # what follows depends on no metric
+        return
     more = search(data, tmp_path / "out", {**space, "trials": 5})
     assert more.trials[:3] == found.trials
     straight = search(data, tmp_path / "straight", {**space, "trials": 5})
