@@ -18,6 +18,7 @@ from chextriev.eval.report_cases import show_case
 from chextriev.eval.report_content import ReportContent, Section, Table
 from chextriev.eval.report_figures import OVER_K, draw_bench, draw_findings, draw_over_k
 from chextriev.eval.report_markdown import DISCLAIMER, count, markdown_of, percent, render_report_markdown
+from chextriev.eval.report_parts import all_sections
 from chextriev.eval.report_twin import (
     KIND,
     Twin,
@@ -108,7 +109,7 @@ def _page(content: ReportContent, twin: Twin) -> str:
         curves=[draw_over_k(twin, metric=name) for name in OVER_K],
         bench=None if bench is None else embed_picture(bench),
         views=view_lines(twin),
-        sections=[_section(section) for section in content.sections],
+        sections=[_section(section) for section in all_sections(content)],
         definitions=_definitions(),
         cases=[_case(case) for case in map(show_case, content.cases)],
         drawing=draw_links(content.links) if content.links is not None else None,
@@ -120,15 +121,16 @@ def _page(content: ReportContent, twin: Twin) -> str:
 def embed_picture(svg: str) -> dict[str, Any]:
     """An SVG as the source of an image, so that its styles and ids stay its own and no script in it could run.
 
-    Its text for those who do not see it is its aria-label or <desc>; InvalidValue where it has none or is no SVG.
+    Its words for those who do not see it are its aria-label, <desc> or <title>; InvalidValue where it has none.
     """
     try:
         root = ElementTree.fromstring(svg)
     except ElementTree.ParseError as error:
         raise InvalidValue(f"a picture that is not SVG ({error}); give the text of an SVG file") from error
-    told = root.get("aria-label") or root.findtext("{http://www.w3.org/2000/svg}desc")
+    parts = (root.findtext(f"{{http://www.w3.org/2000/svg}}{name}") for name in ("desc", "title"))
+    told = root.get("aria-label") or next(filter(None, parts), None)
     if not told:
-        raise InvalidValue("a picture without words; give the <svg> an aria-label or a <desc>")
+        raise InvalidValue("a picture without words; give the <svg> an aria-label, a <desc> or a <title>")
     return {"base64": base64.b64encode(svg.encode()).decode(), "alt": told, "width": root.get("width")}
 
 

@@ -33,8 +33,8 @@ class Table:
 class Section:
     """A ready part of a report, such as strata, significance or occlusion.
 
-    text: paragraphs, an empty line between them. svg: a picture that stands by itself, with an aria-label or a <desc>.
-    data: what the tables and the picture show as plain values, for the JSON twin.
+    text: paragraphs, an empty line between them. svg: a picture that stands by itself, with an aria-label, a <desc> or a
+    <title>. data: what the tables and the picture show as plain values, for the JSON twin.
     """
 
     title: str

@@ -11,6 +11,7 @@ from chextriev.eval.cases import Case
 from chextriev.eval.markdown import METRIC_NAMES, describe
 from chextriev.eval.report_cases import findings_in_words, hits, marks
 from chextriev.eval.report_content import ReportContent, Section
+from chextriev.eval.report_parts import all_sections
 
 KIND = "chextriev report"
 AVERAGES = {"macro": "macro average", "weighted": "weighted by positives", "micro": "micro average"}
@@ -32,7 +33,7 @@ def report_as_dict(content: ReportContent) -> dict[str, Any]:
         "shown": {"k": content.shown_k, "metric": content.metric},
         "ks": list(first.protocol.ks),
         "systems": {label: evaluation.as_dict() for label, evaluation in content.rows},
-        "sections": [_section(section) for section in content.sections],
+        "sections": [_section(section) for section in all_sections(content)],
         "bench": None if content.bench is None else dict(content.bench),
         "cases": [_case(case) for case in content.cases],
         "links": None if content.links is None else _links(content.links),

@@ -2,15 +2,17 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chextriev.cli.output import add_action, emit
-from chextriev.errors import InvalidSetting, MissingFile
+from chextriev.errors import InvalidSetting, MissingFile, OtherEncoder
 
 if TYPE_CHECKING:
+    from chextriev.eval.cases import Case
     from chextriev.eval.evaluation import Evaluation
-    from chextriev.eval.report import ReportContent
+    from chextriev.eval.report import ReportContent, Section
     from chextriev.study_table import StudyTable
 
 CASES = 6
@@ -30,8 +32,15 @@ def configure(actions: Any) -> None:
     )
     report.add_argument("out", type=Path, metavar="OUT.html", help="the page; OUT.md and OUT.json lie beside it")
     report.add_argument("--names", nargs="+", metavar="NAME", help="of the evaluations (default: as stored)")
-    report.add_argument("--data", type=Path, help="the study table that was embedded: shows cases and strata")
+    report.add_argument("--data", type=Path, help="the study table that was embedded: shows cases")
     report.add_argument("--bench", type=Path, metavar="JSON", help="what `chextriev bench index --json` printed")
+    report.add_argument("--occlusion", type=Path, metavar="FOLDER", help="what `chextriev eval occlusion` wrote")
+    report.add_argument(
+        "--bundle", type=Path, help="encoder of the first EVAL: shows which pairs of regions make up each score"
+    )
+    report.add_argument(
+        "--draws", type=int, default=10_000, help="of the comparison of systems; 0 leaves it out (default: %(default)s)"
+    )
     report.add_argument("--metric", default="precision", help="of the first figure (default: %(default)s)")
     report.add_argument("--title", default=TITLE, help="default: %(default)s")
 
@@ -48,6 +57,7 @@ def _report(options: argparse.Namespace) -> None:
     write_report(options.out, content)
     left_out = [
         *([] if options.data else ["no radiographs were named (--data), so it shows no cases"]),
+        *([] if options.occlusion else ["no occlusion study (--occlusion), so it shows none"]),
         *([] if options.bench else ["no measurement of an index (--bench), so it shows no latency"]),
     ]
     labels = [label for label, _ in content.rows]
@@ -65,16 +75,20 @@ def _content(options: argparse.Namespace) -> "ReportContent":
     evaluations = [read_evaluation(directory) for directory in options.evaluations]
     rows = list(zip(_names(options, evaluations), evaluations, strict=True))
     table, lists = None if options.data is None else read_study_table(options.data), evaluations[0].lists
-    return ReportContent(
+    cases = () if table is None else read_cases(table, lists, choose_cases(lists, table, count=CASES))
+    if table is not None and options.bundle is not None:
+        cases = _with_pairs(options.bundle, rows[0], cases, table)
+    content = ReportContent(
         title=options.title,
         data_note=_data_note(rows[0][1], table),
         rows=rows,
-        cases=() if table is None else read_cases(table, lists, choose_cases(lists, table, count=CASES)),
+        cases=cases,
         provenance=_provenance(options, rows),
         warning=SYNTHETIC if options.data is not None and _is_synthetic(options.data) else "",
         bench=None if options.bench is None else _read_bench(options.bench),
         metric=options.metric,
     )
+    return replace(content, sections=_sections(options, content))
 
 
 def _names(options: argparse.Namespace, evaluations: "list[Evaluation]") -> list[str]:
@@ -113,6 +127,36 @@ def _is_synthetic(data: Path) -> bool:
     from chextriev.study_table import KIND
 
     return bool(read_manifest(data, KIND).facts.get("synthetic", False))
+
+
+def _sections(options: argparse.Namespace, content: "ReportContent") -> "list[Section]":
+    """Significance where there are several systems, and occlusion where a study is named."""
+    from chextriev.eval.compare import compare
+    from chextriev.eval.compare_text import Shown
+    from chextriev.eval.occlusion_run import read_occlusion
+    from chextriev.eval.report_parts import comparison_section, occlusion_section
+    from chextriev.eval.significance import SignificanceSettings
+
+    sections = []
+    if len(content.rows) > 1 and options.draws:
+        scored = [replace(evaluation.scored, name=label) for label, evaluation in reversed(content.rows)]
+        shown = Shown(content.shown_k, content.metric)
+        sections.append(comparison_section(compare(scored, SignificanceSettings(options.draws)), shown))
+    if options.occlusion is not None:
+        sections.append(occlusion_section(read_occlusion(options.occlusion)))
+    return sections
+
+
+def _with_pairs(
+    bundle: Path, row: "tuple[str, Evaluation]", cases: "tuple[Case, ...]", table: "StudyTable"
+) -> "tuple[Case, ...]":
+    from chextriev.encoder import open_encoder
+    from chextriev.eval.report_parts import with_region_pairs
+
+    encoder, used = open_encoder(bundle), row[1].parents.get("encoder")
+    if encoder.bundle.digest != used:
+        raise OtherEncoder(f"{bundle} is not the encoder of {row[0]!r}, which was evaluated with {used}")
+    return with_region_pairs(cases, encoder, table)
 
 
 def _read_bench(path: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_with_data_and_a_measured_index_there_are_cases_and_latency(folders, tab
         "files": [str(tmp_path / f"r.{ending}") for ending in ("html", "md", "json")],
         "systems": ["v6"],
         "cases": 6,
-        "left_out": [],
+        "left_out": ["no occlusion study (--occlusion), so it shows none"],
     }
     page = (tmp_path / "r.html").read_text()
     assert "<h1>A &lt;title&gt;</h1>" in page
