@@ -33,7 +33,7 @@ class Table:
 class Section:
     """A ready part of a report, such as strata, significance or occlusion.
 
-    text: paragraphs, an empty line between them. svg: a picture that stands by itself, with an aria-label, a <desc> or a
+    text: paragraphs, an empty line between them. svg: a picture that stands by itself, with an aria-label, <desc> or
     <title>. data: what the tables and the picture show as plain values, for the JSON twin.
     """
 
