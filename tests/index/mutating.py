@@ -7,7 +7,6 @@ crash or a hang ends it with another status than 0; the line before names the ch
 
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -24,6 +23,7 @@ from chextriev.index.growth import add, remove
 from chextriev.index.info import copy_index
 from chextriev.index.search import open_index
 from chextriev.index.store import CURRENT, IndexStore
+from chextriev.machine import peak_memory_bytes
 from tests.index.growing import COUNT, SPECS, built, encoded, queries, universe
 
 KINDS = ("flat", "lists", "code lists", "graph")
@@ -207,10 +207,6 @@ def say(line):
     sys.stdout.flush()
 
 
-def peak_bytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def tried(call):
     """Whether it was done, or refused by an error of this package that says what to mend."""
     signal.alarm(HANG_S)
@@ -259,14 +255,14 @@ def main():
     for _ in range(5):
         for scene in scenes:
             search(scene.directory, asked[scene.kind])
-    before, counted, number = peak_bytes(), Counter(), 0
+    before, counted, number = peak_memory_bytes(), Counter(), 0
     while sum(counted.values()) < count:
         rng, number = np.random.default_rng([seed, number]), number + 1
         say(f"change {number - 1} of seed {seed}")
         found = damage(scenes, rng, number) if family == "damaged" else forge(scenes, rng, number, asked)
         if found is not None:
             counted[found] += 1
-    say(json.dumps({**counted, "grown": peak_bytes() - before}))
+    say(json.dumps({**counted, "grown": peak_memory_bytes() - before}))
 
 
 if __name__ == "__main__":
