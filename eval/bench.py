@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from chextriev.errors import InvalidSetting, MissingDependency
-from chextriev.eval.bench_bootstrap import SHARES, bootstrap_works
+from chextriev.eval.bench_bootstrap import SHARES, WITHOUT_FINDING, bootstrap_works
 from chextriev.eval.bench_libraries import LIBRARIES, Library, OneFindingLists, largest_difference, ours
 from chextriev.eval.bench_loop import (
     evaluation_in_arrays,
@@ -133,6 +133,7 @@ def _measure_loop(settings: EvalBenchSettings) -> dict[str, Any]:
     generator = np.random.default_rng(settings.seed)
     vectors = generator.standard_normal((settings.radiographs, settings.width), np.float32)
     labels = (generator.random((settings.radiographs, len(SHARES))) < SHARES).astype(np.int8)
+    labels[generator.random(len(labels)) < WITHOUT_FINDING] = 0
     ways = {
         "arrays": evaluation_in_arrays,
         "loop": published_evaluation,

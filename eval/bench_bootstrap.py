@@ -15,6 +15,9 @@ from chextriev.eval.significance import SignificanceSettings, paired_difference
 SHARES = (0.84, 0.42, 0.39, 0.38, 0.26, 0.03, 0.10, 0.05, 0.20)
 """How frequent each finding is in the published test split."""
 
+WITHOUT_FINDING = 372 / 3191
+"""The share of its radiographs that have no finding and so are no queries."""
+
 
 def bootstrap_works(queries: int, patients: int, draws: int, ks: tuple[int, ...]) -> dict[str, Callable[[], object]]:
     """What is timed: the intervals of one system, and the paired comparison of two with as many swaps."""
