@@ -237,8 +237,10 @@ def _means(sums: Values, queries: Values, keep_zero_hits: bool) -> Values:
     of queries with a hit: the sum of the hit rate.
     """
     counts = queries[:, None, :, None, None] if keep_zero_hits else sums[:, :, :, HIT_RATE, None]
-    with np.errstate(invalid="ignore"):
-        return np.asarray(sums / counts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(
+            counts > 0.5, sums / counts, np.nan
+        )  # of whole numbers, which a swap may leave a rounding off 0
 
 
 def _with_averages(
