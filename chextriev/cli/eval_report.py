@@ -36,7 +36,7 @@ def configure(actions: Any) -> None:
     report.add_argument("--bench", type=Path, metavar="JSON", help="what `chextriev bench index --json` printed")
     report.add_argument("--occlusion", type=Path, metavar="FOLDER", help="what `chextriev eval occlusion` wrote")
     report.add_argument(
-        "--bundle", type=Path, help="encoder of the first EVAL: shows which pairs of regions make up each score"
+        "--bundle", type=Path, help="encoder of the first EVAL: shows which pairs of regions speak for each case"
     )
     report.add_argument(
         "--draws", type=int, default=10_000, help="of the comparison of systems; 0 leaves it out (default: %(default)s)"

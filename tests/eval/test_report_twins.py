@@ -138,7 +138,7 @@ def test_pairs_of_regions_stand_folded_below_their_case(content):
     first = content.cases[0]
     paired = [replace(first.neighbours[0], picture_of_similarity=PICTURE), *first.neighbours[1:]]
     page = render_report(replace(content, cases=[replace(first, neighbours=tuple(paired))]))
-    folded = page.split("<summary>Which pairs of regions make up each score</summary>")[1].split("</details>")[0]
+    folded = page.split("<summary>Which pairs of regions speak for each case</summary>")[1].split("</details>")[0]
     assert folded.count("<img") == 1
     assert "Nearest case 1" in folded
     assert "Which pairs of regions" not in render_report(replace(content, cases=[first]))
