@@ -143,8 +143,20 @@ def _sections(options: argparse.Namespace, content: "ReportContent") -> "list[Se
         shown = Shown(content.shown_k, content.metric)
         sections.append(comparison_section(compare(scored, SignificanceSettings(options.draws)), shown))
     if options.occlusion is not None:
-        sections.append(occlusion_section(read_occlusion(options.occlusion)))
+        study, (label, evaluation) = read_occlusion(options.occlusion), content.rows[0]
+        _check_encoder(options.occlusion, study.parents["encoder"], label, evaluation)
+        sections.append(occlusion_section(study))
     return sections
+
+
+def _check_encoder(what: Path, encoder: str, label: str, evaluation: "Evaluation") -> None:
+    """OtherEncoder where a bundle or a study is not of the encoder that was evaluated."""
+    used = evaluation.parents["encoder"]
+    if encoder != used:
+        raise OtherEncoder(
+            f"{what} is of encoder {encoder[:12]}, {label!r} was evaluated with {used[:12]}; give the one that belongs"
+            f" to {label!r}, or name its evaluation first"
+        )
 
 
 def _with_pairs(
@@ -153,9 +165,8 @@ def _with_pairs(
     from chextriev.encoder import open_encoder
     from chextriev.eval.report_parts import with_region_pairs
 
-    encoder, used = open_encoder(bundle), row[1].parents.get("encoder")
-    if encoder.bundle.digest != used:
-        raise OtherEncoder(f"{bundle} is not the encoder of {row[0]!r}, which was evaluated with {used}")
+    encoder = open_encoder(bundle)
+    _check_encoder(bundle, encoder.bundle.digest, *row)
     return with_region_pairs(cases, encoder, table)
 
 

@@ -179,8 +179,16 @@ def test_the_command_refuses_another_encoder_for_the_pairs(content, pictures, at
         )
     words = ["--data", str(tmp_path / "study"), "--bundle", str(ath.folder)]
     assert main(["eval", "report", str(tmp_path / "e"), str(tmp_path / "r.html"), *words]) == EXIT_REFUSED
-    assert (
-        f"OtherEncoder: {ath.folder} is not the encoder of 'e', which was evaluated with eeee"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert f"OtherEncoder: {ath.folder} is of encoder" in said
+    assert "'e' was evaluated with eeee" in said
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_the_command_refuses_a_study_of_another_encoder(content, folder, tmp_path, capsys):
+    evaluation = content.rows[0][1]
+    write_evaluation(tmp_path / "e", replace(evaluation, parents={**evaluation.parents, "encoder": "f" * 64}))
+    words = ["eval", "report", str(tmp_path / "e"), str(tmp_path / "r.html"), "--occlusion", str(folder)]
+    assert main(words) == EXIT_REFUSED
+    assert "'e' was evaluated with ffff" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
