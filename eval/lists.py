@@ -1,5 +1,6 @@
 """Anybody's ranked lists under our protocols: `chextriev eval lists`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +127,13 @@ def evaluate_lists(lists: GivenLists, protocol: Protocol = DEFAULT) -> ListsEval
     )
 
 
+def remark_on_empty(findings: Sequence[str], protocol: Protocol) -> str:
+    """What the averages make of findings that no query has, in words; "" of none."""
+    zero = protocol.empty_findings_are_zero
+    what = "count as 0 in the averages, as published" if zero else "are left out of the averages"
+    return f"findings that no query has {what}: {', '.join(findings)}" if findings else ""
+
+
 def _without_group(neighbours: Counts, groups: Counts, queries: Counts) -> Counts:
     """The lists without the rows of the query's group, closed up; -1 fills the end."""
     own = (groups[neighbours] == groups[queries][:, None]) & (neighbours >= 0)
@@ -135,12 +143,8 @@ def _without_group(neighbours: Counts, groups: Counts, queries: Counts) -> Count
 
 
 def _remarks(lists: GivenLists, queries: Counts, protocol: Protocol) -> tuple[str, ...]:
-    said = []
     empty = [name for name, n in zip(lists.names, (lists.labels[queries] == 1).sum(axis=0), strict=True) if not n]
-    if empty:
-        zero = protocol.empty_findings_are_zero
-        what = "count as 0 in the averages, as published" if zero else "are left out of the averages"
-        said.append(f"findings that no query has {what}: {', '.join(empty)}")
+    said = [remark_on_empty(empty, protocol)] if empty else []
     if lists.groups is not None and not protocol.exclude_same_patient:
         said.append(f"protocol {protocol.name} keeps images of the same patient; the groups were not used")
     if lists.groups is None and protocol.exclude_same_patient:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from chextriev.eval.evaluation import Evaluation, Interval, Measures, ScoresAtK, Scoring
-from chextriev.eval.lists import ListsEvaluation
+from chextriev.eval.lists import ListsEvaluation, remark_on_empty
 from chextriev.eval.protocol import Protocol
 
 METRIC_NAMES = {
@@ -39,7 +39,7 @@ def render_lists(evaluation: ListsEvaluation) -> str:
         f"with fewer than the largest k left: {evaluation.n_short:,};",
         f"lists that hold their own query: {evaluation.n_own:,}.",
         "Chance: exact expectation for random order.",
-        *(f"{remark[0].upper()}{remark[1:]}." for remark in evaluation.remarks),
+        *map(_sentence, evaluation.remarks),
     ]
     parts = ["# Ranked lists", " ".join(sentences)]
     parts += [_finding_section(k, scores) for k, scores in evaluation.at_k.items()]
@@ -60,7 +60,8 @@ def describe(protocol: Protocol, scoring: Scoring) -> str:
         f"Intervals: {interval.level:.0%}, {interval.draws:,} bootstrap draws of patients.",
         "Chance: exact expectation for random order.",
     ]
-    return " ".join(sentences)
+    remark = remark_on_empty(_empty_findings(protocol, scoring), protocol)
+    return " ".join([*sentences, _sentence(remark)] if remark else sentences)
 
 
 def format_value(value: float | None) -> str:
@@ -71,6 +72,18 @@ def format_value(value: float | None) -> str:
 def format_interval(bounds: Interval) -> str:
     """Both bounds, or a dash."""
     return DASH if bounds is None else f"{bounds[0]:.3f}{DASH}{bounds[1]:.3f}"
+
+
+def _empty_findings(protocol: Protocol, scoring: Scoring) -> list[str]:
+    """Names of the findings that no query has; one whose queries are all left out is undefined and not among them."""
+    at_k = next(iter(scoring.at_k.values()), None)
+    value = 0.0 if protocol.empty_findings_are_zero else None
+    scores = {} if at_k is None else at_k.measured.per_finding
+    return [name for name, each in scores.items() if each.n == 0 and each.precision == value]
+
+
+def _sentence(remark: str) -> str:
+    return f"{remark[0].upper()}{remark[1:]}."
 
 
 def _macro_section(evaluation: Evaluation, k: int) -> str:
@@ -84,7 +97,7 @@ def _macro_section(evaluation: Evaluation, k: int) -> str:
         )
         for name, label in METRIC_NAMES.items()
     ]
-    heading = f"## k = {k}: macro average over {scores.measured.n_classes} findings with queries"
+    heading = f"## k = {k}: macro average over {scores.measured.n_classes} findings"
     return f"{heading}\n\n{_table(('metric', 'measured', 'interval', 'chance'), rows)}"
 
 

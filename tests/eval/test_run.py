@@ -11,6 +11,7 @@ from chextriev.artifacts import find_current, read_manifest
 from chextriev.errors import DamagedArtifact, EmptySplit, InvalidSetting, InvalidValue, UnknownProtocol
 from chextriev.eval.bootstrap import intervals
 from chextriev.eval.candidates import Candidates
+from chextriev.eval.evaluation_text import render_evaluation
 from chextriev.eval.metrics import METRICS, FindingScores
 from chextriev.eval.protocol import DEFAULT, IntervalSpec, Protocol, find_protocol
 from chextriev.eval.run import evaluate
@@ -41,6 +42,20 @@ def test_lists_leave_out_the_patient_and_numbers_follow(fan):
     assert (atelectasis.n, atelectasis.precision, atelectasis.ap_over_min_k_r) == (1, 0, 0)
     assert at_2.measured.per_finding["pneumothorax"].precision is None
     assert (at_2.measured.n_classes, at_2.measured.macro.n, at_2.measured.macro.precision) == (2, 4, 0.25)
+
+
+def test_findings_that_no_query_has_are_named_with_what_becomes_of_them(fan):
+    told = {
+        name: render_evaluation(evaluate(fan, replace(find_protocol(name), ks=(1, 2))))
+        for name in ("default", "reference", "reference-skip")
+    }
+    assert "Findings that no query has are left out of the averages: lung opacity, pleural " in told["default"]
+    assert "## k = 2: macro average over 2 findings\n" in told["default"]
+    for name in ("reference", "reference-skip"):  # skipping leaves atelectasis without a query, which is not the same
+        note = next(line for line in told[name].splitlines() if "count as 0 in the averages, as published: " in line)
+        assert "pneumothorax" in note
+        assert "atelectasis" not in note
+    assert "## k = 2: macro average over 9 findings\n" in told["reference"]
 
 
 def test_chance_counts_candidates_and_hits_after_the_exclusions(fan):
