@@ -169,11 +169,11 @@ def _differences(sample: _Sample, settings: SignificanceSettings) -> tuple[Diffe
     drawn: list[list[Values]] = [[], []]
     for sums, held in _bootstrap(sample, settings.draws, generator):
         for convention, effects in zip(conventions, drawn, strict=True):
-            effects.append(convention.effects(sums, held, fill=True))
+            effects.append(convention.drawn(sums, held))
     beyond = [np.zeros(convention.effect.shape, np.int64) for convention in conventions]
     for sums in _swaps(sample, settings.draws, generator):
         for convention, count in zip(conventions, beyond, strict=True):
-            count += convention.as_far(convention.effects(sums, queries))
+            count += convention.as_far(convention.swapped(sums, queries))
     asked = np.concatenate([sample.queries] + [sample.queries.sum(axis=1, keepdims=True)] * len(AVERAGES), axis=1)
     alone = np.count_nonzero(asked, axis=0) < 2  # [rows] bool
     kept, dropped = (
@@ -202,21 +202,38 @@ class _Convention:
         whole = np.stack([_with_averages(system[None], queries, used)[0] for system in means])
         return cls(keep_zero_hits, whole, whole[1] - whole[0], used)
 
-    def effects(self, sums: Values, queries: Values, *, fill: bool = False) -> Values:
-        """[draws, rows, metrics, ks] of sums [draws, 2, C, metrics, ks] and queries [draws or 1, C].
+    def drawn(self, sums: Values, queries: Values) -> Values:
+        """[draws, rows, metrics, ks] of drawn patients: sums [draws, 2, C, metrics, ks] and queries [draws, C].
 
-        fill: in the averages, a finding that a draw has no mean of keeps its effect of the whole sample. Left out, it
-        would make draws without a rare finding look unlike the average that they belong to.
+        In the averages, a finding that a draw has no mean of keeps its effect of the whole sample. Left out, it would
+        make draws without a rare finding look unlike the average that they belong to.
         """
+        by_finding = self._by_finding(sums, queries)
+        return _with_averages(by_finding, queries, self.used, self.effect[: len(self.used)])
+
+    def swapped(self, sums: Values, queries: Values) -> Values:
+        """[draws, rows, metrics, ks] of swapped systems: sums [draws, 2, C, metrics, ks] and queries [1, C].
+
+        The averages sum the effects of all findings that both systems have a mean of after the swap, which in the
+        sample are those used, and divide by what the sample divides by. Were they undefined where one finding is, a
+        finding that rests on two patients would make half the swaps count as far, whatever the others say.
+        """
+        by_finding = self._by_finding(sums, queries)
+        added, weights = np.nan_to_num(by_finding), queries[:, :, None, None]
+        with np.errstate(divide="ignore", invalid="ignore"):  # no finding is used: the effect itself is undefined
+            macro = added.sum(axis=1) / np.count_nonzero(self.used, axis=0)
+            weighted = (added * weights).sum(axis=1) / (weights * self.used[:, None]).sum(axis=1)
+        return np.concatenate([by_finding, macro[:, None], weighted[:, None]], axis=1)
+
+    def _by_finding(self, sums: Values, queries: Values) -> Values:
         means = _means(sums, queries, self.keep_zero_hits)
-        by_finding = means[:, 1] - means[:, 0]
-        filler = self.effect[: len(self.used)] if fill else None
-        return _with_averages(by_finding, queries, self.used, filler)
+        effects: Values = means[:, 1] - means[:, 0]
+        return effects
 
     def as_far(self, effects: Values) -> Counts:
         """In how many draws the effect is as far from 0 as the actual one: [rows, metrics, ks] int64.
 
-        An undefined effect counts as far: the test stays exact, since any fixed rule may order the swaps.
+        A finding's undefined effect counts as far: the test stays exact, since any fixed rule may order the swaps.
         """
         return np.asarray(np.count_nonzero(~(np.abs(effects) < np.abs(self.effect) - ROUNDING), axis=0))
 

@@ -157,6 +157,17 @@ def test_a_finding_that_one_system_never_hits_is_averaged_for_neither_when_such_
     assert of(found.kept.effect)[2] == pytest.approx(0.2)
 
 
+def test_a_finding_that_rests_on_one_patient_does_not_hide_what_the_others_say():
+    common = np.array([[0.2 + 0.01 * row, 0.0] for row in range(12)])
+    common[:2, 1] = [0.5, 0.0]  # one hit for each system, of other patients: half the swaps give both to one
+    better = common + np.array([0.3, 0.0])
+    better[:2, 1] = [0.0, 0.5]
+    found = paired_difference(scored(common, "abcdefghijkl"), scored(better, "abcdefghijkl", name="b")).dropped
+    assert of(found.p)[0] < 0.01
+    assert of(found.p)[1] == 1
+    assert of(found.p)[2] < 0.01  # half the swaps leave one system without a hit of the second finding
+
+
 def test_a_draw_without_a_rare_finding_keeps_the_effect_it_has():
     values = np.full((200, 2), np.nan)
     values[:, 0], values[:2, 1] = 0.5, 0.2
