@@ -179,6 +179,12 @@ def _labels(values: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
 def _codes(groups: npt.NDArray[Any], rows: int) -> Counts:
     if groups.shape != (rows,):
         raise CountMismatch(f"groups have shape {list(groups.shape)}; [{rows}] is needed, one value a gallery row")
+    missing = np.flatnonzero(np.isin(groups.astype(str), ("", "nan", "NaT")))
+    if len(missing):
+        raise InvalidValue(
+            f"groups, row {missing[0]}: no value ({len(missing)} such); rows without one would count as one patient, so"
+            " give each patient an id, or each row one of its own"
+        )
     codes: Counts = np.unique(groups, return_inverse=True)[1]
     return codes
 

@@ -109,7 +109,7 @@ def check_vectors(embeddings: EmbeddingSet) -> None:
         row = int(np.flatnonzero(~usable)[0])
         what = "is zero" if finite[row] else "holds values that are not finite"
         raise InvalidValue(
-            f"the embedding of image {embeddings.image_id[row]!r} {what} ({np.count_nonzero(~usable)} of"
+            f"the embedding of image {str(embeddings.image_id[row])!r} {what} ({np.count_nonzero(~usable)} of"
             f" {len(embeddings)} such); cosine needs finite vectors that are not zero: embed again or leave it out"
         )
 
@@ -139,8 +139,8 @@ def _patient_codes(part: EmbeddingSet) -> Counts:
     missing = [row for row, patient in enumerate(part.patient_id) if not isinstance(patient, str) or not patient]
     if missing:
         raise InvalidValue(
-            f"image {part.image_id[missing[0]]!r} has no patient_id ({len(missing)} of {len(part)} such); it is needed"
-            " to leave out images of the same patient: give each patient an id, or each image one of its own"
+            f"image {str(part.image_id[missing[0]])!r} has no patient_id ({len(missing)} of {len(part)} such); it is"
+            " needed to leave out images of the same patient: give each patient an id, or each image one of its own"
         )
     codes: Counts = np.unique(part.patient_id.astype(str), return_inverse=True)[1]
     return codes

@@ -150,6 +150,8 @@ def test_values_stay_in_bounds_where_the_query_is_in_its_own_list():
         ({"names": ("one",)}, CountMismatch, "1 different names beside labels of 2 findings"),
         ({"names": ("one", "one")}, CountMismatch, "1 different names"),
         ({"groups": np.zeros(5)}, CountMismatch, r"\[6\] is needed"),
+        ({"groups": np.array([0, 1, np.nan, 3, np.nan, 5])}, InvalidValue, r"row 2: no value \(2 such\)"),
+        ({"groups": np.array(["a", "", "b", "c", "", "d"])}, InvalidValue, r"row 1: no value \(2 such\)"),
     ],
 )
 def test_wrong_input_is_refused_in_words(change, error, words):

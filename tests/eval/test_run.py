@@ -161,6 +161,8 @@ def test_what_cannot_be_evaluated_is_refused_by_name(fan, embedding_set):
         evaluate(embedding_set(np.ones((2, 2)), np.zeros((2, 9))))
     with pytest.raises(InvalidValue, match="'image-001' has no patient_id"):
         evaluate(embedding_set(np.ones((2, 2)), np.ones((2, 9)), patients=["a", None]))
+    with pytest.raises(InvalidValue, match=r"^image '4' has no patient_id"):  # ids of a .npy file may be numbers
+        evaluate(replace(fan, image_id=np.arange(5), patient_id=np.array([*"abcd", None], object)))
 
 
 def test_an_evaluation_reads_back_as_it_was_written(made_up, fan, tmp_path):
