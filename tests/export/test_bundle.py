@@ -33,7 +33,7 @@ from chextriev.study_table import StudyTable
 from chextriev.train.backbones import Backbone, load_backbone, region_extractor
 from chextriev.train.features import compute_features, open_features
 from chextriev.train.fit import run_train
-from tests.export.tiny_bundle import TinyBundle
+from tests.export.tiny_bundle import TinyBundle, export_once
 from tests.tiny import as_mapping, write_tiny_table
 
 SMALL = "{name: tiny, positions: true, edges: learned, width: 32, heads: 2, head_width: 8}"
@@ -67,7 +67,9 @@ def chain(lite0_engine: bytes, tmp_path_factory: pytest.TempPathFactory) -> Chai
     options = {"max_epochs": "1", "accelerator": "cpu", "logger": "false", "enable_progress_bar": "false"}
     words += ["--model.system", SMALL, *(word for name in options for word in (f"--trainer.{name}", options[name]))]
     run_train(words)
-    build_bundle(folder / "run", folder / "bundle")
+    with pytest.MonkeyPatch.context() as patch:
+        export_once(tmp_path_factory, patch)
+        build_bundle(folder / "run", folder / "bundle")
     embed_table(open_encoder(folder / "bundle"), table, folder / "embeddings")
     build_index(folder / "embeddings", folder / "index")
     return Chain(folder, table, backbone)

@@ -77,6 +77,11 @@ def test_two_processes_measure_what_one_does(data: Path, tmp_path: Path) -> None
     one, two = (validate(data, tmp_path / "run", "validate") for validate in (by_one, by_two))
     assert set(one) == {"val_loss", "val_auroc", "val_precision_at_5"}
     assert two == pytest.approx(one, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_embed_every_radiograph_once(data: Path, tmp_path: Path) -> None:
+    by_one(data, tmp_path / "run", "fit")
     by_two(data, tmp_path / "run", "predict")
     embeddings = read_embeddings(tmp_path / "run" / "predictions")
     assert embeddings.image_id.tolist() == [f"image-{row:03d}" for row in range(33)]
