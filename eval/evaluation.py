@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from chextriev.errors import CountMismatch
 from chextriev.eval.protocol import Protocol
+from chextriev.eval.remarks import remarks_on_findings
 from chextriev.eval.scored import ScoredQueries
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ class Evaluation:
             "settings": self.protocol.as_dict(),
             "split": self.split,
             "evaluated": dict(self.parents),
+            "remarks": list(remarks_on_findings(self.protocol, self.overall.at_k)),
             **self.overall.as_dict(),
             "view": {view: scoring.as_dict() for view, scoring in self.views.items()},
             "view_withheld": dict(self.views_withheld),

@@ -1,6 +1,5 @@
 """Anybody's ranked lists under our protocols: `chextriev eval lists`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from chextriev.eval.candidates import Candidates
 from chextriev.eval.evaluation import ScoresAtK
 from chextriev.eval.metrics import Counts, check_lists
 from chextriev.eval.protocol import DEFAULT, Protocol
+from chextriev.eval.remarks import remarks_on_findings
 from chextriev.eval.score_tables import score_lists, tables
 
 
@@ -117,21 +117,15 @@ def evaluate_lists(lists: GivenLists, protocol: Protocol = DEFAULT) -> ListsEval
     else:  # of a list that holds its own query nobody knows what was dropped instead
         candidates = Candidates(queries, dropped=np.where(own[rows], -1, queries))
     scores = score_lists(neighbours, lists.labels, candidates, protocol.ks)
+    at_k = tables(scores, protocol, lists.names)
     return ListsEvaluation(
         protocol=protocol,
         n_queries=len(rows),
         n_short=int(np.count_nonzero(neighbours[:, max(protocol.ks) - 1] < 0)),
         n_own=int(np.count_nonzero(own[rows])),
-        at_k=tables(scores, protocol, lists.names),
-        remarks=_remarks(lists, queries, protocol),
+        at_k=at_k,
+        remarks=(*remarks_on_findings(protocol, at_k), *_remarks_on_groups(lists, protocol)),
     )
-
-
-def remark_on_empty(findings: Sequence[str], protocol: Protocol) -> str:
-    """What the averages make of findings that no query has, in words; "" of none."""
-    zero = protocol.empty_findings_are_zero
-    what = "count as 0 in the averages, as published" if zero else "are left out of the averages"
-    return f"findings that no query has {what}: {', '.join(findings)}" if findings else ""
 
 
 def _without_group(neighbours: Counts, groups: Counts, queries: Counts) -> Counts:
@@ -142,14 +136,12 @@ def _without_group(neighbours: Counts, groups: Counts, queries: Counts) -> Count
     return np.take_along_axis(kept, order, axis=1)
 
 
-def _remarks(lists: GivenLists, queries: Counts, protocol: Protocol) -> tuple[str, ...]:
-    empty = [name for name, n in zip(lists.names, (lists.labels[queries] == 1).sum(axis=0), strict=True) if not n]
-    said = [remark_on_empty(empty, protocol)] if empty else []
+def _remarks_on_groups(lists: GivenLists, protocol: Protocol) -> tuple[str, ...]:
     if lists.groups is not None and not protocol.exclude_same_patient:
-        said.append(f"protocol {protocol.name} keeps images of the same patient; the groups were not used")
+        return (f"protocol {protocol.name} keeps images of the same patient; the groups were not used",)
     if lists.groups is None and protocol.exclude_same_patient:
-        said.append("no groups were given, so images of the same patient may be among the neighbours")
-    return tuple(said)
+        return ("no groups were given, so images of the same patient may be among the neighbours",)
+    return ()
 
 
 def _integers(values: npt.NDArray[Any], what: str, dimensions: int) -> Counts:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from chextriev.eval.evaluation import Evaluation, Interval, Measures, ScoresAtK, Scoring
-from chextriev.eval.lists import ListsEvaluation, remark_on_empty
+from chextriev.eval.lists import ListsEvaluation
 from chextriev.eval.protocol import Protocol
+from chextriev.eval.remarks import remarks_on_findings
 
 METRIC_NAMES = {
     "precision": "precision@k",
@@ -60,8 +61,7 @@ def describe(protocol: Protocol, scoring: Scoring) -> str:
         f"Intervals: {interval.level:.0%}, {interval.draws:,} bootstrap draws of patients.",
         "Chance: exact expectation for random order.",
     ]
-    remark = remark_on_empty(_empty_findings(protocol, scoring), protocol)
-    return " ".join([*sentences, _sentence(remark)] if remark else sentences)
+    return " ".join([*sentences, *map(_sentence, remarks_on_findings(protocol, scoring.at_k))])
 
 
 def format_value(value: float | None) -> str:
@@ -72,14 +72,6 @@ def format_value(value: float | None) -> str:
 def format_interval(bounds: Interval) -> str:
     """Both bounds, or a dash."""
     return DASH if bounds is None else f"{bounds[0]:.3f}{DASH}{bounds[1]:.3f}"
-
-
-def _empty_findings(protocol: Protocol, scoring: Scoring) -> list[str]:
-    """Names of the findings that no query has; one whose queries are all left out is undefined and not among them."""
-    at_k = next(iter(scoring.at_k.values()), None)
-    value = 0.0 if protocol.empty_findings_are_zero else None
-    scores = {} if at_k is None else at_k.measured.per_finding
-    return [name for name, each in scores.items() if each.n == 0 and each.precision == value]
 
 
 def _sentence(remark: str) -> str:

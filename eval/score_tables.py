@@ -1,7 +1,7 @@
 """Ranked lists become tables of numbers, each with its chance: the part that `eval run` and `eval lists` share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -51,9 +51,14 @@ def score_lists(
 def tables(
     scores: ListScores, protocol: Protocol, names: Sequence[str], bounds: Bounds | None = None
 ) -> dict[int, ScoresAtK]:
-    """All averages at each k; names: of the findings [C]."""
+    """All averages at each k; names: of the findings [C].
+
+    The n of chance are the queries whose lists it is the expectation of, dropped or not.
+    """
     positives = scores.positives if protocol.empty_findings_are_zero else None
     measured, chance = (average(part, protocol, positives) for part in (scores.measured, scores.chance))
+    asked = np.array([len(part.positions) for part in scores.chance])[:, None]
+    chance = replace(chance, counts=np.broadcast_to(asked, chance.counts.shape))
     return {
         k: ScoresAtK(
             measured=_averages(measured, column, names),

@@ -90,6 +90,6 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _list_lengths(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(word) for word in text.split(","))
+        return tuple(sorted({int(word) for word in text.split(",")}))
     except ValueError:
         raise InvalidSetting(f"-k {text}: whole numbers with commas are needed, as 3,5,10") from None

@@ -77,6 +77,8 @@ def test_skip_drops_queries_by_finding_and_k():
     assert at(found, 1).per_finding["oedema"].precision is None
     assert at(found, 1).macro.precision is at(found, 1).weighted.precision is None
     assert at(found, 1).micro.precision == 1
+    assert any("at k = 1 every query was dropped that has oedema" in remark for remark in found.remarks)
+    assert found.at_k[1].chance.per_finding["oedema"].n == 3  # the queries that chance is the expectation of
     # weights are all positives, dropped or not
     oedema = at(found, 3).per_finding["oedema"].precision
     assert at(found, 3).weighted.precision == pytest.approx((3 * 4 / 9 + 3 * oedema) / 6)
@@ -180,7 +182,7 @@ def files(tmp_path):
 @pytest.mark.parametrize("names", ["opacity,oedema", "names.txt", "names.json"])
 def test_the_command_prints_one_document(files, names, capsys):
     names = str(files / names) if "." in names else names
-    words = ["--neighbours", files / "n.npy", "--labels", files / "y.npy", "--groups", files / "g.npy", "-k", "1,2"]
+    words = ["--neighbours", files / "n.npy", "--labels", files / "y.npy", "--groups", files / "g.npy", "-k", "2,1"]
     assert main(["eval", "lists", *map(str, words), "--names", names, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said == scored(groups=PATIENTS, ks=(1, 2)).as_dict()
