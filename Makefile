@@ -24,6 +24,11 @@ $(STAMP)-dev: $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# The libraries that evaluation is compared with.
+$(STAMP)-bench: $(STAMP)-dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
 # Both Faiss packages bring the same files: without both removed first, one would take the other's along.
 $(STAMP)-gpu: $(STAMP)-dev
 	$(BIN)/pip uninstall --quiet --yes faiss-cpu faiss-gpu
@@ -37,11 +42,12 @@ demo: $(STAMP) ## run the whole job on phantoms, or on DATA=<dir>; OUT=<dir> hol
 
 # Two tests at a time, each on one core; who has none left takes some of the other's.
 test test-all: export OMP_NUM_THREADS = 1
+test-all: export HYPOTHESIS_PROFILE = new
 
 test: $(STAMP)-dev lint types ## lint, type-check and run the fast tests
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not gpu'
 
-test-all: $(STAMP)-dev ## run every test that needs no GPU
+test-all: $(STAMP)-bench ## run every test that needs no GPU
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not gpu'
 
 test-gpu: $(STAMP)-gpu ## run the tests that need an NVIDIA GPU
@@ -58,7 +64,7 @@ types: $(STAMP)-dev ## mypy --strict
 	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml chextriev
 
 # serving/bench/get_perf_analyzer.sh fetches Triton's own load generator, to measure with it as well.
-bench: $(STAMP) ## measure speed, PERF_ANALYZER=<program> and EMBEDDINGS=<folder> as well; JSON under eval/results/
+bench: $(STAMP)-bench ## measure speed, PERF_ANALYZER=<program> and EMBEDDINGS=<folder> as well; JSON under eval/results/
 	@mkdir -p eval/results
 	for part in data encode train eval; do \
 		$(BIN)/chextriev bench $$part --out eval/results/bench-$$part.json || exit 1; done

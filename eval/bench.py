@@ -108,7 +108,7 @@ def _measure_libraries(settings: EvalBenchSettings) -> dict[str, Any]:
 def _against(library: Library, lists: OneFindingLists, settings: EvalBenchSettings) -> dict[str, Any]:
     """One library and ours in turn; only words where it is not installed."""
     try:
-        require(library.module, extra="dev")
+        require(library.module, extra="bench")
     except MissingDependency as error:
         return {"left_out": str(error)}
     library.of(lists.head(10), settings.ks)

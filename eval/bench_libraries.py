@@ -98,7 +98,7 @@ RANX_NAMES = {"precision": "precision", "hit_rate": "hit_rate", "rr": "mrr", "ap
 def _to_trec(lists: OneFindingLists, ks: Sequence[int]) -> Any:
     relevant, found = lists.as_mappings()
     asked = {f"{name}.{','.join(map(str, ks))}" for name in TREC_NAMES.values()} | {"recip_rank"}
-    return require("pytrec_eval", extra="dev").RelevanceEvaluator(relevant, asked), found
+    return require("pytrec_eval", extra="bench").RelevanceEvaluator(relevant, asked), found
 
 
 def _call_trec(built: Any) -> Any:
@@ -114,7 +114,7 @@ def _from_trec(returned: Any, ks: Sequence[int]) -> Answers:
 
 
 def _to_ranx(lists: OneFindingLists, ks: Sequence[int]) -> Any:
-    ranx = require("ranx", extra="dev")
+    ranx = require("ranx", extra="bench")
     relevant, found = lists.as_mappings()
     asked = [f"{name}@{k}" for name in RANX_NAMES.values() for k in ks]
     return ranx.Qrels(relevant), ranx.Run(found), asked
@@ -123,7 +123,7 @@ def _to_ranx(lists: OneFindingLists, ks: Sequence[int]) -> Any:
 def _call_ranx(built: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numba warns of a cast in ranx's precision when it compiles it
-        return require("ranx", extra="dev").evaluate(*built, return_mean=False, save_results_in_run=False)
+        return require("ranx", extra="bench").evaluate(*built, return_mean=False, save_results_in_run=False)
 
 
 def _from_ranx(returned: Any, ks: Sequence[int]) -> Answers:

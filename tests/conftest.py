@@ -5,10 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ("tests.export.tiny_bundle", "tests.serving.served", "tests.docker.production")
 
 REAL_DATA = "CHEXTRIEV_REAL_DATA"
+
+# The same examples in every run, so that nobody's change fails on another's; `make test-all` draws new ones.
+settings.register_profile("repeated", derandomize=True)
+settings.register_profile("new", print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeated"))
 
 
 def pytest_runtest_setup() -> None:

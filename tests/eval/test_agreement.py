@@ -105,7 +105,7 @@ print(json.dumps([[[name, k, values.tolist()] for (name, k), values in answer.it
 """
 
 
-@pytest.mark.skipif(find_spec("ranx") is None, reason="ranx is not installed; `make env` installs it")
+@pytest.mark.skipif(find_spec("ranx") is None, reason="ranx is not installed; `make test-all` installs it")
 def test_we_agree_with_ranx():
     """In a process of its own where numba compiles nothing: compiling takes a minute, and the numbers are the same."""
     cases = [_case(seed, size) for seed, size in CASES]

@@ -45,7 +45,7 @@ def test_the_numbers_are_equal_whatever_computed_them(content):
 def test_a_library_that_is_not_installed_is_left_out_in_words(monkeypatch):
     monkeypatch.setitem(sys.modules, "ranx", None)
     found = bench_eval(EvalBenchSettings(**{**vars(SMALL), "libraries": ("ranx",)}))
-    assert "pip install 'chextriev[dev]'" in found["libraries"]["ranx"]["left_out"]
+    assert "pip install 'chextriev[bench]'" in found["libraries"]["ranx"]["left_out"]
     goal = found["targets"]["60 lists: times ranx, its call alone"]
     assert goal == {"measured": None, "asked": "at least 100", "met": False}
     assert any("ranx: left out; this needs the module 'ranx'" in line for line in found["table"])

@@ -92,6 +92,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
 
 
+@pytest.mark.slow  # pip tries each package several times
 def test_without_a_package_index_it_says_so_and_begins_anew_next_time(tmp_path: Path, offline: None) -> None:
     with pytest.raises(
         ServerNotStarted, match=r"No matching distribution found for faiss-cpu==.*needs a package index"

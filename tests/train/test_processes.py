@@ -67,6 +67,7 @@ def by_one(data: Path, out: Path, action: str, *words: str) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow  # three times two processes, each of which imports PyTorch and Lightning
 @pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")  # Lightning's, of a measurement
 def test_two_processes_measure_what_one_does(data: Path, tmp_path: Path) -> None:
     facts = by_two(data, tmp_path / "run", "fit", "--logger", "tensorboard")

@@ -258,7 +258,7 @@ MIXED_SEED = 1  # draws both rates
 DIVERGING = {"space": {"model.learning_rate": {"choices": [1e30, 1e-3]}}, "trials": 3}
 
 
-@pytest.mark.parametrize("metric", ["val_auroc", "val_precision_at_5"])
+@pytest.mark.parametrize("metric", ["val_auroc", pytest.param("val_precision_at_5", marks=pytest.mark.slow)])
 def test_a_trial_that_diverges_fails_and_another_is_drawn(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], metric: str
 ) -> None:
