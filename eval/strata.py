@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chextriev.anatomy import N_FINDINGS, N_REGIONS, Region
-from chextriev.embedding_set import EmbeddingSet
-from chextriev.errors import CountMismatch, InvalidSetting, MissingRow, UnknownColumn
+from chextriev.errors import CountMismatch, InvalidSetting, UnknownColumn
 from chextriev.eval.averages import average
 from chextriev.eval.bootstrap import intervals
 from chextriev.eval.evaluation import Interval
@@ -22,7 +21,6 @@ from chextriev.eval.markdown import DASH, METRIC_NAMES, format_interval, format_
 from chextriev.eval.metrics import METRICS, Counts, Values
 from chextriev.eval.protocol import DEFAULT, MIN_QUERIES, Protocol
 from chextriev.eval.scored import ScoredQueries
-from chextriev.study_table import StudyTable
 
 UNKNOWN = "unknown"
 AGE_BANDS = ((40, "under 40"), (60, f"40{DASH}59"), (80, f"60{DASH}79"), (200, "80 and over"))
@@ -88,18 +86,6 @@ class Strata:
         return cls(values["name"], tuple(values["ks"]), values["n_queries"], values["n_patients"], strata)
 
 
-def query_columns(
-    embeddings: EmbeddingSet, query_ids: npt.NDArray[Any], table: StudyTable | None = None
-) -> dict[str, npt.NDArray[Any]]:
-    """The columns that `stratify` takes, of these queries in this order; the regions come from the study table."""
-    rows = _rows_of(query_ids, embeddings.image_id, "embeddings")
-    known = (name for name in ("view", "sex", "age") if name in embeddings.metadata)
-    columns = {name: embeddings.metadata[name][rows] for name in known}
-    if table is not None:
-        columns["region_findings"] = table.region_findings[_rows_of(query_ids, table.image_id, "study table")]
-    return columns
-
-
 def stratify(scored: ScoredQueries, columns: Mapping[str, npt.NDArray[Any]], protocol: Protocol = DEFAULT) -> Strata:
     """Average the scores of every group of queries; the lists stay as they are, of the whole gallery.
 
@@ -147,14 +133,6 @@ def render_strata(strata: Strata, *, k: int, metric: str = "ap_over_hits") -> st
         lines = (header, ("---", *["---:"] * (len(header) - 1)), *rows)
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
-
-
-def _rows_of(query_ids: npt.NDArray[Any], image_ids: npt.NDArray[Any], where: str) -> Counts:
-    row_of = {name: row for row, name in enumerate(image_ids)}
-    missing = sum(name not in row_of for name in query_ids)
-    if missing:
-        raise MissingRow(f"{missing} of {len(query_ids)} queries are not in the {where}; give what was evaluated")
-    return np.array([row_of[name] for name in query_ids], np.int64)
 
 
 def _is_open(few: int, sizes: Mapping[str, int], hidden: Mapping[str, str]) -> bool:

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from chextriev.anatomy import Finding, Region
-from chextriev.errors import CountMismatch, InvalidSetting, MissingRow, UnknownColumn
+from chextriev.anatomy import N_FINDINGS, N_REGIONS, Finding, Region
+from chextriev.errors import CountMismatch, InvalidSetting, UnknownColumn
 from chextriev.eval import strata
 from chextriev.eval.metrics import class_means, macro_mean
 from chextriev.eval.protocol import DEFAULT, MIN_QUERIES, IntervalSpec
+from chextriev.eval.relevance import image_findings
 from chextriev.eval.run import evaluate
-from chextriev.eval.strata import query_columns, render_strata, stratify, withheld
+from chextriev.eval.strata import render_strata, stratify, withheld
 from tests.eval.by_hand import scored
 
 QUICK = replace(DEFAULT, interval=IntervalSpec(draws=50))
@@ -176,22 +177,23 @@ def test_a_k_or_metric_that_was_not_measured_cannot_be_shown(sixty):
             render_strata(found, **wrong)
 
 
-def test_columns_of_queries_come_from_embeddings_and_study_table_by_id(made_up, pictures):
-    ids = made_up.image_id[[50, 3, 7]]
-    columns = query_columns(made_up, ids, pictures.take(np.arange(90)[::-1]))
-    assert columns["view"].tolist() == made_up.metadata["view"][[50, 3, 7]].tolist()
-    assert columns["region_findings"].shape == (3, 18, 9)
-    assert list(query_columns(made_up, ids)) == ["view", "sex", "age"]
-    with pytest.raises(MissingRow, match="1 of 2 queries are not in the embeddings"):
-        query_columns(made_up, _objects(["image-001", "elsewhere"]))
+def test_an_evaluation_knows_its_groups_and_with_the_study_table_their_sides(made_up, pictures):
+    regions = np.zeros((len(made_up), N_REGIONS, N_FINDINGS), np.int8)
+    regions[:45, Region.LEFT_LUNG, Finding.PNEUMONIA] = 1
+    table = replace(pictures, region_findings=regions).take(np.arange(90)[::-1])  # by id, in whatever order
+    found = evaluate(made_up, QUICK, relevance=image_findings(made_up, table)).strata.strata
+    assert list(found) == ["view", "sex", "age", "side of findings", "number of findings"]
+    asked = (made_up.findings == 1).any(axis=1)
+    assert found["side of findings"]["left only"].n_queries == np.count_nonzero(asked[:45])
+    assert list(evaluate(made_up, QUICK).strata.strata) == ["view", "sex", "age", "number of findings"]
 
 
 def test_strata_of_an_evaluation_are_told_and_saved(made_up):
     evaluation = evaluate(made_up, QUICK)
-    columns = query_columns(made_up, evaluation.scored.query_ids)
-    found = stratify(evaluation.scored, columns, QUICK)
+    found = evaluation.strata
     content = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert content["strata"]["sex"]["F"]["k"]["5"]["measured"]["ndcg"] == pytest.approx(
         evaluation.overall.at_k[5].measured.macro.ndcg
     )
-    assert f"| AP | {np.count_nonzero(columns['view'] == 'AP')} |" in render_strata(found, k=5)
+    asked = made_up.metadata["view"][(made_up.findings == 1).any(axis=1)]
+    assert f"| AP | {np.count_nonzero(asked == 'AP')} |" in render_strata(found, k=5)

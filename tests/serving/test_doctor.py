@@ -183,7 +183,7 @@ def test_a_server_that_never_answers_is_left_in_time() -> None:
         port = silent.getsockname()[1]
         started = time.monotonic()
         found = states(Target(HOST, port, port, port, timeout_s=QUICK_S))
-    assert time.monotonic() - started < 2 * Target(HOST).timeout_s  # as two requests would take that wait the default
+    assert time.monotonic() - started < 20 * QUICK_S
     assert found["gRPC answers"] == "fail"
     assert found["HTTP is out of reach"] == "fail"
 
