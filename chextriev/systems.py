@@ -120,13 +120,51 @@ class AthSpec:
         return asdict(self)
 
 
-SystemSpec = VariantSpec | AnaxnetSpec | GlobalCnnSpec | AthSpec
+@dataclass(frozen=True)
+class LocalizerSpec:
+    """The anatomy localizer: the whole image in, a box and a confidence for each of the 18 regions out.
+
+    Not a system of the paper, which takes boxes as given; it makes them where nobody drew them, and embeds nothing.
+    size: of the square that it sees, in pixels.
+    """
+
+    name: str = "localizer"
+    size: int = 224
+    backbone: Literal["trained"] = "trained"
+    family: Literal["localizer"] = "localizer"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.size % 32:
+            raise InvalidSetting(f"system {self.name}: size is {self.size}; a multiple of 32 is needed")
+
+    @property
+    def crops(self) -> CropSpec:
+        """What of a radiograph the network sees."""
+        return CropSpec(size=self.size, area="image")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the localizer gives: boxes as fractions of the image, and the overlap that it expects of each."""
+        return "region_boxes", "box_confidence"
+
+    def embedding_width(self, feature_width: int) -> int:  # noqa: ARG002 - of the other systems it depends on this
+        """Nothing is embedded."""
+        return 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for manifests and checkpoints."""
+        return asdict(self)
+
+
+SystemSpec = VariantSpec | AnaxnetSpec | GlobalCnnSpec | AthSpec | LocalizerSpec
 
 _FAMILIES: dict[str, type[SystemSpec]] = {
     "variant": VariantSpec,
     "anaxnet": AnaxnetSpec,
     "global-cnn": GlobalCnnSpec,
     "ath": AthSpec,
+    "localizer": LocalizerSpec,
 }
 
 SYSTEMS: dict[str, SystemSpec] = {
@@ -135,9 +173,14 @@ SYSTEMS: dict[str, SystemSpec] = {
 }
 """The systems of the paper."""
 
+LOCALIZER = LocalizerSpec()
+"""What `find_system` gives for "localizer"."""
+
 
 def find_system(name: str) -> SystemSpec:
     """The system of this name."""
+    if name == LOCALIZER.name:
+        return LOCALIZER
     if not isinstance(name, str) or name not in SYSTEMS:
         raise UnknownSystem(name, SYSTEMS)
     return SYSTEMS[name]
@@ -183,4 +226,4 @@ def _check_mapping(settings: Any) -> None:
 
 def trains_backbone(spec: SystemSpec) -> bool:
     """Whether the convolutions learn too, so that training starts from pixels."""
-    return isinstance(spec, AthSpec) or getattr(spec, "backbone", "frozen") == "trained"
+    return isinstance(spec, AthSpec | LocalizerSpec) or getattr(spec, "backbone", "frozen") == "trained"

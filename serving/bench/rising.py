@@ -6,10 +6,11 @@ from typing import Any
 from chextriev.serving.bench.arrivals import Arrivals, evenly_spaced, poisson
 from chextriev.serving.bench.open_loop import Sent, send_when_due, summarise
 from chextriev.serving.bench.server_memory import MemoryWatch
-from chextriev.serving.bench.server_statistics import read_statistics, work_between
+from chextriev.serving.bench.server_statistics import read_statistics, statistics_after, work_between
 from chextriev.serving.bench.settings import ServeBenchSettings
 from chextriev.serving.client import AsyncClient, Connection, Deadline, RadiographFile, RetryPolicy
 from chextriev.serving.local_server import LocalServer
+from chextriev.serving.wire import encoder_name
 
 LONG_LOAD = 0.7
 """Share of saturation of the long run."""
@@ -62,7 +63,9 @@ def measure_long_load(
 def _run(server: LocalServer, file: RadiographFile, arrivals: Arrivals, *, system: str) -> dict[str, Any]:
     before = read_statistics(server.grpc)
     sent = asyncio.run(_send(server.grpc, file, arrivals, system))
-    work = work_between(before, read_statistics(server.grpc))
+    answered = 1 + sum(one.error is None for one in sent)  # one goes before the load
+    after = statistics_after(server.grpc, before, encoder_name(system), answered=answered)
+    work = work_between(before, after)
     return {**summarise(sent), "server": work}
 
 

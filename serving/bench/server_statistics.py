@@ -1,10 +1,15 @@
 """What Triton says of its own work: how long requests waited for each model and ran in it, and in which batches."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from chextriev.optional import require
+
+COUNTING_S = 10.0
+"""Until Triton must have counted what it has answered."""
+_AGAIN_S = 0.01
 
 _TIMES = {"queue_ms": "queue", "input_ms": "compute_input", "run_ms": "compute_infer", "output_ms": "compute_output"}
 
@@ -24,6 +29,20 @@ def read_statistics(address: str) -> dict[str, Counts]:
     with grpc.InferenceServerClient(address) as client:
         found = client.get_inference_statistics(as_json=True)
     return {model["name"]: _counts(model) for model in found.get("model_stats", [])}
+
+
+def statistics_after(address: str, before: Mapping[str, Counts], model: str, *, answered: int) -> dict[str, Counts]:
+    """As `read_statistics`, when the model has counted so many more requests: Triton answers first and counts later.
+
+    After COUNTING_S, whatever it has counted: what is missing then is for the reader to see.
+    """
+    begun = before[model].requests if model in before else 0
+    late = time.monotonic() + COUNTING_S
+    while True:
+        found = read_statistics(address)
+        if (model in found and found[model].requests - begun >= answered) or time.monotonic() > late:
+            return found
+        time.sleep(_AGAIN_S)
 
 
 def work_between(before: Mapping[str, Counts], after: Mapping[str, Counts]) -> dict[str, dict[str, float]]:
