@@ -16,7 +16,7 @@ from PIL import Image
 
 from chextriev.anatomy import N_REGIONS
 from chextriev.artifacts import digest_of
-from chextriev.errors import InvalidSetting
+from chextriev.errors import InvalidSetting, MissingRegion
 from chextriev.radiograph import RegionBoxes
 
 TOLERANCE_GREY_LEVELS = 1.01
@@ -63,20 +63,28 @@ class CropSpec:
 
 
 def region_crops(
-    pixels: npt.NDArray[np.uint8], boxes: RegionBoxes, spec: CropSpec | None = None
+    pixels: npt.NDArray[np.uint8], boxes: RegionBoxes | None, spec: CropSpec | None = None
 ) -> npt.NDArray[np.uint8]:
     """The crops [spec.count, size, size] uint8 of a radiograph [height, width] uint8; by default of its regions.
+
+    boxes: not looked at where only the whole image is cropped, and may be None there; MissingRegion elsewhere.
 
     Each is cut before it is resized, which takes a thirtieth of the time: Pillow's resize of a box in place blends in
     what lies beside the box.
     """
     spec = spec or CropSpec()
     image = Image.fromarray(pixels)
-    cut = [image.crop(tuple(corners)) for corners in integer_corners(boxes)] if spec.area != "image" else []
+    cut = [image.crop(tuple(corners)) for corners in _corners(boxes)] if spec.area != "image" else []
     if spec.area != "regions":
         cut.append(image)
     size = (spec.size, spec.size)
     return np.stack([np.asarray(crop.resize(size, Image.Resampling.BILINEAR)) for crop in cut])
+
+
+def _corners(boxes: RegionBoxes | None) -> npt.NDArray[np.int64]:
+    if boxes is None:
+        raise MissingRegion("no boxes; crops of the regions need those of all 18: give them, or have them proposed")
+    return integer_corners(boxes)
 
 
 def integer_corners(boxes: RegionBoxes) -> npt.NDArray[np.int64]:
