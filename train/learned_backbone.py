@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from chextriev.systems import AthSpec, SystemSpec
+from chextriev.systems import AthSpec, LocalizerSpec, SystemSpec
 from chextriev.train.ath import ATH_BACKBONE, AthTrunk
 from chextriev.train.backbones import Backbone, RegionExtractor, load_backbone
+from chextriev.train.localizer_network import LocalizerTrunk, localizer_backbone
 
 CROPS_AT_ONCE = 36
 """Two radiographs: the activations of so many crops are in memory, whatever the batch."""
@@ -46,13 +47,27 @@ def new_learned_backbone(
 ) -> tuple[LearnedBackbone, Backbone]:
     """The convolutions of a system that trains them, and what they start from.
 
-    ATH has convolutions of its own, from random weights; the others fine-tune the backbone `name` from `weights`, as
+    ATH has convolutions of its own, from random weights; the localizer adds some to those of EfficientNet-Lite0, whose
+    `weights` it takes; the others fine-tune the backbone `name` from `weights`, as
     for `load_backbone`.
     """
     if isinstance(spec, AthSpec):
         start = Backbone(AthTrunk(), ATH_BACKBONE, digest="", weights_note="random")
+    elif isinstance(spec, LocalizerSpec):
+        start = _localizer_start(spec, weights)
     else:
         start = load_backbone(name, weights=weights)
         start.module.fine_tune()
     learned = LearnedBackbone(RegionExtractor(start), size=spec.crops.size, recompute=recompute)
     return learned, start
+
+
+def _localizer_start(spec: LocalizerSpec, weights: str | None) -> Backbone:
+    """The localizer's convolutions: published where there are such, fresh where they are its own.
+
+    Only those of its own are not in the digest: they depend on the seed, which is among the settings of a run.
+    """
+    published, trunk = load_backbone("efficientnet-lite0", weights=weights), LocalizerTrunk()
+    trunk.lite0.load_state_dict(published.module.state_dict(), strict=False)  # all but its last convolution
+    trunk.freeze().fine_tune()
+    return Backbone(trunk, localizer_backbone(spec.size), published.digest, published.weights_note)
