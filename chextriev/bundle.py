@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chextriev.artifacts import Manifest, check_contents, read_manifest, read_verified
-from chextriev.errors import DamagedArtifact, UnknownEngine, UnprovenEngine
+from chextriev.errors import DamagedArtifact, InvalidSetting, UnknownEngine, UnprovenEngine
 from chextriev.preprocess import CropSpec
 from chextriev.signature import read_signed_manifest
-from chextriev.systems import SystemSpec, system_from_dict
+from chextriev.systems import LocalizerSpec, SystemSpec, system_from_dict
 
 KIND = "encoder bundle"
 CARD_FILE = "card.json"
@@ -149,6 +149,27 @@ class EncoderBundle:
         """Features a crop."""
         (features,) = self.card.tensors[REGION_BACKBONE]["outputs"]
         return int(features.shape[1])
+
+    @property
+    def locates(self) -> bool:
+        """Whether it proposes boxes, and embeds nothing."""
+        return isinstance(self.card.spec, LocalizerSpec)
+
+    def check_embeds(self) -> None:
+        """InvalidSetting for the bundle of a localizer."""
+        if self.locates:
+            raise InvalidSetting(
+                f"{self.directory} is the bundle of a localizer, which proposes boxes and embeds nothing; the bundle of"
+                " an encoder, such as v6, is needed here"
+            )
+
+    def check_locates(self) -> None:
+        """InvalidSetting for the bundle of an encoder."""
+        if not self.locates:
+            raise InvalidSetting(
+                f"{self.directory} is the bundle of the encoder {self.card.system}, which proposes no boxes; the bundle"
+                " of a localizer is needed here"
+            )
 
     def engine(self, name: str) -> EngineRecord:
         """An engine's record; UnknownEngine says which there are, and why a failed one is not among them."""

@@ -3,11 +3,11 @@
 Runners register under the entry-point group `chextriev.engines`, so that this module imports none of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,10 @@ class Embeddings:
     the whole image is one of them).
     hash_bits: [B, D] uint8 of 0 and 1, the signs of the embedding; `np.packbits(hash_bits, axis=1)` is what a binary
     index wants. What a system does not have is None. encoder_digest: the bundle that made them.
+
+    A served encoder of regions also says where it looked: boxes, [B, 18, 4] float32, corners in pixels of the image;
+    box_confidence, [B, 18] float32 in 0..1, the IoU that each proposed box is expected to have, NaN for one that was
+    sent; boxes_source, in words, who or what drew them, of each radiograph. In this process the radiographs have them.
     """
 
     image_ids: tuple[str, ...]
@@ -37,6 +41,9 @@ class Embeddings:
     region_logits: npt.NDArray[np.float32] | None = None
     region_vectors: npt.NDArray[np.float32] | None = None
     hash_bits: npt.NDArray[np.uint8] | None = None
+    boxes: npt.NDArray[np.float32] | None = None
+    box_confidence: npt.NDArray[np.float32] | None = None
+    boxes_source: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -54,7 +61,8 @@ Source = Radiograph | Callable[[], Radiograph]
 class Encoder(Protocol):
     """An opened bundle on an engine. Safe to call from several threads.
 
-    engine: its name. arithmetic: what its numbers depend on, as the processor's instructions or the GPU.
+    engine: its name. arithmetic: what its numbers depend on, as the processor's instructions or the GPU. What embeds
+    (`encode`, `stream`, `relate`) raises InvalidSetting for the bundle of a localizer, which gives `outputs` alone.
     """
 
     bundle: EncoderBundle
@@ -73,6 +81,9 @@ class Encoder(Protocol):
 
     def extract(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Backbone features [n, width] float32 of grey crops [n, size, size] uint8."""
+
+    def outputs(self, features: npt.NDArray[np.float32]) -> Mapping[str, npt.NDArray[Any]]:
+        """The outputs that the card names, each [B, ...], of backbone features [B, crops, width] float32."""
 
     def relate(self, features: npt.NDArray[np.float32], image_ids: Iterable[str]) -> Embeddings:
         """Embeddings of backbone features [B, crops, width] float32."""

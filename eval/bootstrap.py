@@ -5,13 +5,14 @@ Source: C. Field and A. Welsh, "Bootstrapping clustered data", J. R. Stat. Soc. 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from chextriev.eval.averages import weighted_mean
 from chextriev.eval.metrics import HIT_RATE, Counts, FindingScores, Values, macro_mean
-from chextriev.eval.protocol import Protocol
+from chextriev.eval.protocol import IntervalSpec, Protocol
 
 BLOCK_CELLS = 4_000_000
 """Cells of the [draws, patients] weights held at once (32 MB)."""
@@ -40,7 +41,7 @@ def intervals(scores: Sequence[FindingScores], clusters: Counts, protocol: Proto
     whole = _means(np.ones((1, len(sums))), sums, counts)
     if protocol.empty_findings_are_zero:
         whole[:, [len(score.positions) == 0 for score in scores]] = 0.0
-    means = (_means(weights, sums, counts) for weights in _weights(len(sums), protocol))
+    means = (_means(weights, sums, counts) for weights in _weights(len(sums), protocol.interval))
     drawn = np.concatenate([np.where(np.isnan(mean), whole, mean) for mean in means])  # [draws, C, metrics, ks]
     level, strict = protocol.interval.level, protocol.empty_findings_are_zero
     macro = weighted_mean(drawn, np.ones(len(scores)), strict=strict)
@@ -61,11 +62,26 @@ def macro_change(
     whole = [_means(np.ones((1, len(sums))), sums, counts) for sums, counts in both]
     first, second = (macro_mean(means)[1][0] for means in whole)
     draws = []
-    for weights in _weights(len(both[0][0]), protocol):
+    for weights in _weights(len(both[0][0]), protocol.interval):
         drawn = [_means(weights, sums, counts) for sums, counts in both]
         ours = [macro_mean(np.where(np.isnan(mean), all_, mean))[1] for mean, all_ in zip(drawn, whole, strict=True)]
         draws.append(ours[1] - ours[0])
     return second - first, _percentiles(np.concatenate(draws), protocol.interval.level)
+
+
+def mean_intervals(values: Values, clusters: npt.NDArray[Any], interval: IntervalSpec) -> Values:
+    """Interval of the mean of each column of values [N, C] float64, patients drawn: lower and upper bound [2, C].
+
+    clusters: [N], the patient of each row. Of differences between two systems the interval is a paired one.
+    """
+    _, patients = np.unique(clusters, return_inverse=True)
+    sums = np.zeros((int(patients.max(initial=-1)) + 1, values.shape[1]))
+    np.add.at(sums, patients, values)
+    counts = np.bincount(patients).astype(np.float64)
+    means = [(weights @ sums) / (weights @ counts)[:, None] for weights in _weights(len(sums), interval)]
+    tails = [(1 - interval.level) / 2, (1 + interval.level) / 2]
+    bounds: Values = np.quantile(np.concatenate(means), tails, axis=0)
+    return bounds
 
 
 def _patient_sums(scores: Sequence[FindingScores], patients: Counts, keep_zero_hits: bool) -> tuple[Values, Values]:
@@ -80,12 +96,12 @@ def _patient_sums(scores: Sequence[FindingScores], patients: Counts, keep_zero_h
     return sums, counts
 
 
-def _weights(patients: int, protocol: Protocol) -> Iterator[npt.NDArray[np.float64]]:
+def _weights(patients: int, interval: IntervalSpec) -> Iterator[npt.NDArray[np.float64]]:
     """How often each patient is drawn, [draws in this block, P], until all draws are made."""
-    generator = np.random.default_rng(protocol.interval.seed)
+    generator = np.random.default_rng(interval.seed)
     block = max(1, BLOCK_CELLS // max(patients, 1))
-    for start in range(0, protocol.interval.draws, block):
-        draws = min(block, protocol.interval.draws - start)
+    for start in range(0, interval.draws, block):
+        draws = min(block, interval.draws - start)
         drawn = generator.integers(patients, size=(draws, patients)) + patients * np.arange(draws)[:, None]
         yield np.bincount(drawn.ravel(), minlength=draws * patients).reshape(draws, patients).astype(np.float64)
 

@@ -87,6 +87,7 @@ def compare_engines(
     a finding, and OutputExists where `out` holds something else or another run is writing to it.
     """
     settings, out, bundle = settings or EnginesSettings(), Path(out), open_bundle(directory)
+    bundle.check_embeds()
     names = dict.fromkeys((REFERENCE, *(settings.engines or bundle.card.engines)))
     for name in names:
         bundle.engine(name)

@@ -7,7 +7,7 @@ with a paired interval clustered by patient).
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from chextriev.eval.metrics import METRICS, class_means, macro_mean
 from chextriev.eval.protocol import DEFAULT
 from chextriev.eval.run import check_vectors, score_split
 from chextriev.index.exact import exact_search, unit_rows
+
+if TYPE_CHECKING:
+    from chextriev.eval.localizer_gate import OverlapBudget
 
 TOP = 10
 """Neighbours that are compared."""
@@ -62,7 +65,7 @@ class Judgement:
 
     passed: bool
     measured: Mapping[str, Any]
-    budget: Budget
+    budget: "Budget | OverlapBudget"
     failures: tuple[str, ...]
     remarks: tuple[str, ...]
 

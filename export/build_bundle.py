@@ -33,7 +33,7 @@ from chextriev.export.onnx_runner import open_session
 from chextriev.export.to_onnx import OPSET, write_onnx
 from chextriev.export.torch_weights import write_weights
 from chextriev.preprocess import CropSpec
-from chextriev.systems import SystemSpec, trains_backbone
+from chextriev.systems import LocalizerSpec, SystemSpec, trains_backbone
 from chextriev.train.backbones import Backbone, load_backbone, region_extractor
 from chextriev.train.backbones.weights import weights_digest
 from chextriev.train.encoders import SystemEncoder
@@ -225,7 +225,12 @@ def _made_by(engine: str) -> dict[str, str]:
 
 
 def _notes(spec: SystemSpec) -> list[str]:
-    """What to know of the logits of a variant without a graph, whose image and regions have a head each."""
+    """What to know of a localizer's boxes, and of the logits of a variant without a graph, which has two heads."""
+    if isinstance(spec, LocalizerSpec):
+        return [
+            "region_boxes are proposals, as fractions of width and height: chextriev.localizer.valid_boxes makes them"
+            " boxes in pixels, inside the image and in the order of anatomy"
+        ]
     if not isinstance(spec, VariantSpec) or spec.graph or 0 < spec.region_loss_share < 1:
         return []
     if spec.region_loss_share == 0:
@@ -251,6 +256,8 @@ def _tensors(spec: SystemSpec, width: int) -> dict[str, dict[str, list[TensorSpe
         "region_logits": ("batch", N_REGIONS, N_FINDINGS),
         "region_vectors": ("batch", crops.count, embedding),
         "hash_bits": ("batch", embedding),
+        "region_boxes": ("batch", N_REGIONS, 4),
+        "box_confidence": ("batch", N_REGIONS),
     }
     outputs = [TensorSpec(name, shapes[name], "uint8" if name == "hash_bits" else "float32") for name in spec.outputs]
     return {

@@ -21,12 +21,15 @@ from chextriev.bundle import (
 )
 from chextriev.embedding_set import EmbeddingSet
 from chextriev.encoder import Encoder, open_encoder
-from chextriev.errors import UnknownEngine
+from chextriev.errors import CountMismatch, UnknownEngine
 from chextriev.eval.gate import Judgement, judge_engine
+from chextriev.eval.localizer_gate import judge_localizer
 from chextriev.export.embed import encode_table
 from chextriev.export.make_engines import EngineMaker, Files
 from chextriev.export.quantize import CalibrationSettings
 from chextriev.export.tensorrt_runner import has_plan
+from chextriev.localizer import EngineLocalizer
+from chextriev.located_table import LocatedTable, locate_table
 from chextriev.machine import describe_machine
 from chextriev.study_table import StudyTable
 
@@ -49,6 +52,7 @@ def prove_engines(
 ) -> list[Verdict]:
     """Make engines, judge each on the validation split and publish the bundle with those that pass.
 
+    Encoders are judged by what they retrieve, localizers by their boxes.
     The bundle's other files and its identity stay. The card gets a verdict for each engine on this kind of machine,
     also for one that was kept out. Ranges of integers are calibrated on the train split. An engine that is in the
     bundle and proven on another machine stays in it, whatever the verdict here; made anew as other files, it is proven
@@ -98,7 +102,7 @@ class _Proof:
         self._workshop, self._settings, self._table = workshop, settings, table
         self._split = table.of_split(SPLIT)
         reference = open_encoder(workshop.bundle, engine=REFERENCE, device=settings.device)
-        self._reference: EmbeddingSet = encode_table(reference, self._split)
+        self._reference = _answers(reference, self._split)
 
     def prove(self, name: str) -> Verdict:
         """Make the engine unless it is there, judge it, and keep it or leave it out."""
@@ -141,8 +145,7 @@ class _Proof:
         bundle = self._workshop.save(self._workshop.bundle.card.with_engine(name, record), files)
         device = "cuda" if name.startswith("tensorrt") else self._settings.device
         encoder = open_encoder(bundle, engine=name, device=device)
-        found = encode_table(encoder, self._split)
-        return encoder, judge_engine(self._reference, found, precision=name.split("-")[1])
+        return encoder, _judged(self._reference, _answers(encoder, self._split), precision=name.split("-")[1])
 
     def _verdict(self, encoder: Encoder, judgement: Judgement, maker: EngineMaker) -> Verdict:
         name, device = maker.name, self._settings.device
@@ -159,13 +162,33 @@ class _Proof:
             data={
                 "study table": self._table.digest,
                 "split": SPLIT,
-                "radiographs": len(self._reference),
-                "unreadable": len(self._split) - len(self._reference),
+                "radiographs": _count(self._reference),
+                "unreadable": len(self._split) - _count(self._reference),
             },
             remarks=[*judgement.remarks, *judgement.failures],
             worst_layers=maker.worst_layers,
             files=self._workshop.bundle.engine_files(name),
         )
+
+
+Answers = EmbeddingSet | LocatedTable
+
+
+def _answers(encoder: Encoder, table: StudyTable) -> Answers:
+    """What an engine says of every radiograph that can be read: embeddings, or a localizer's boxes."""
+    return locate_table(table, EngineLocalizer(encoder)) if encoder.bundle.locates else encode_table(encoder, table)
+
+
+def _judged(reference: Answers, engine: Answers, *, precision: str) -> Judgement:
+    if isinstance(reference, LocatedTable) and isinstance(engine, LocatedTable):
+        return judge_localizer(reference, engine, precision=precision)
+    if isinstance(reference, EmbeddingSet) and isinstance(engine, EmbeddingSet):
+        return judge_engine(reference, engine, precision=precision)
+    raise CountMismatch("embeddings on one side and boxes on the other do not compare; use engines of one bundle")
+
+
+def _count(answers: Answers) -> int:
+    return len(answers.table) if isinstance(answers, LocatedTable) else len(answers)
 
 
 def _remade(name: str, before: EncoderBundle, after: EncoderBundle) -> bool:

@@ -10,7 +10,8 @@ from itertools import chain
 
 from torch import Tensor, nn
 
-from chextriev.systems import AnaxnetSpec, AthSpec, GlobalCnnSpec, SystemSpec
+from chextriev.errors import InvalidSetting
+from chextriev.systems import AnaxnetSpec, AthSpec, GlobalCnnSpec, LocalizerSpec, SystemSpec
 from chextriev.train.backbones import BACKBONES
 
 Renames = tuple[tuple[str, str], ...]
@@ -102,7 +103,7 @@ class ReferenceNames:
 
 
 def reference_names(spec: SystemSpec) -> ReferenceNames:
-    """The published names of a system."""
+    """The published names of a system; InvalidSetting for a localizer, which was never published."""
     if isinstance(spec, GlobalCnnSpec):
         return ReferenceNames(_GLOBAL_CNN, _under("model."), r"model\.fc\..+", 2048, ("fc1.weight", 1))
     if isinstance(spec, AthSpec):
@@ -110,6 +111,10 @@ def reference_names(spec: SystemSpec) -> ReferenceNames:
     if isinstance(spec, AnaxnetSpec):
         unused = r"cnn\.classifier\..+"
         return ReferenceNames(_ANAXNET, _under("cnn."), unused, 1024, ("model.anatomy_gc1.weight", 0))
+    if isinstance(spec, LocalizerSpec):
+        raise InvalidSetting(
+            f"the published code has no {spec.name}; name a system of the paper, or train one: chextriev train fit"
+        )
     if spec.graph:
         # Edges or positions that a variant has not are extra: the file is of another variant.
         unused = r"hash_fn\..+" + (f"|{_POSITION_ALIAS}" if spec.positions else "")

@@ -56,6 +56,7 @@ class EngineEncoder(ABC):
         """Encode any number of radiographs in order, `batch` at a time; at most twice as many are in memory."""
         if batch < 1:
             raise InvalidSetting(f"batch is {batch}; at least 1 radiograph is needed")
+        self.bundle.check_embeds()
         with closing(map_ahead(self._read, sources, ahead=batch + 1)) as crops:
             for read in batched(crops, batch):
                 yield self._encode([name for name, _ in read], np.concatenate([cut for _, cut in read]))
@@ -68,8 +69,17 @@ class EngineEncoder(ABC):
             raise InvalidSetting(f"crops are {found}; {self.bundle.card.backbone} takes [n, {size}, {size}] uint8 here")
         return in_parts(self._features, crops[:, np.newaxis], CROPS_AT_ONCE[self.device], self.bundle.feature_width)
 
+    def outputs(self, features: npt.NDArray[np.float32]) -> Mapping[str, Array]:
+        """The outputs that the card names, each [B, ...], of backbone features [B, crops, width] float32."""
+        wanted = (self.bundle.card.crops.count, self.bundle.feature_width)
+        if features.shape[1:] != wanted or not len(features):
+            shapes = f"features have shape {list(features.shape)}; [B, {wanted[0]}, {wanted[1]}]"
+            raise CountMismatch(f"{shapes} is needed, for one radiograph or more")
+        return self._outputs(features.astype(np.float32, copy=False))
+
     def relate(self, features: npt.NDArray[np.float32], image_ids: Iterable[str]) -> Embeddings:
         """Embeddings of backbone features [B, crops, width] float32."""
+        self.bundle.check_embeds()
         names = tuple(image_ids)
         wanted = (len(names), self.bundle.card.crops.count, self.bundle.feature_width)
         if features.shape != wanted:
@@ -77,7 +87,7 @@ class EngineEncoder(ABC):
             raise CountMismatch(f"{shapes} is needed for {len(names)} ids")
         if not names:
             return join_embeddings([], self.bundle)
-        return as_embeddings(names, self._outputs(features.astype(np.float32, copy=False)), self.bundle)
+        return as_embeddings(names, self.outputs(features), self.bundle)
 
     def _read(self, source: Source) -> tuple[str, npt.NDArray[np.uint8]]:
         radiograph = source if isinstance(source, Radiograph) else source()

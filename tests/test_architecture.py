@@ -11,7 +11,7 @@ STAGES = ("train", "export", "serving", "index", "eval")
 MAY_IMPORT = {
     "nouns": set(),
     "train": {"eval.metrics"},
-    "export": {"train", "eval.metrics", "eval.gate", "index"},
+    "export": {"train", "eval.metrics", "eval.gate", "eval.localizer_gate", "index"},
     "serving": {"index", "export"},
     "serving.client": {"index"},
     "index": set(),

@@ -25,6 +25,7 @@ def open_chosen(options: argparse.Namespace) -> "Encoder":
     from chextriev.encoder import open_encoder
 
     bundle = open_bundle(options.bundle, signed_by=options.signed_by)
+    bundle.check_embeds()
     encoder = open_encoder(bundle, engine=options.engine, device=options.device)
     if not options.engine.endswith("fp32"):  # those are within 1e-4 of PyTorch, or there were no bundle
         try:

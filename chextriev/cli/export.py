@@ -10,6 +10,8 @@ from chextriev.bundle import ENGINES
 from chextriev.cli.output import EXIT_REFUSED, add_action, emit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from chextriev.bundle import EncoderBundle, Verdict
 
 
@@ -30,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     imported.add_argument("--weights", metavar="SRC", help="weights of that backbone: a file, or random:SEED")
 
     engines = add_action(
-        actions, "engines", "add engines to a bundle; only those that retrieve as PyTorch does are kept", _engines
+        actions, "engines", "add engines to a bundle; only those that answer as PyTorch does are kept", _engines
     )
     engines.add_argument("bundle", type=Path, metavar="BUNDLE")
     engines.add_argument("data", type=Path, metavar="DATA", help="a study table: train to calibrate, validate to judge")
@@ -43,6 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     repository.add_argument("out", type=Path, metavar="OUT")
     repository.add_argument("--target", default="cpu", help="cpu, onnxruntime or tensorrt (default: %(default)s)")
     repository.add_argument("--engine", help="of each bundle (default: onnx-fp32; tensorrt-fp16 for tensorrt)")
+    repository.add_argument("--localizer", type=Path, metavar="BUNDLE", help="proposes boxes where none are sent")
+    repository.add_argument("--localizer-engine", metavar="NAME", help="of it (default: that of the bundles)")
     repository.add_argument("--version", type=int, default=1, help="of every model in it (default: %(default)s)")
     repository.add_argument("--index", type=Path, action="append", default=[], metavar="DIR", help="to search there")
     repository.add_argument("--signed-by", type=Path, metavar="PEM", help="public key that must have signed them")
@@ -89,20 +93,35 @@ def _engines(options: argparse.Namespace) -> int:
 
 
 def _in_words(verdict: "Verdict") -> str:
-    measured = verdict.measured
-    changes = ", ".join(
-        f"{name} {measured[name]['change']:+.4f} ({measured[name]['interval'][0]:+.4f} to"
-        f" {measured[name]['interval'][1]:+.4f})"
-        for name in ("ap@5", "precision@5")
-    )
+    told = _boxes_in_words if "mean_iou" in verdict.measured else _retrieval_in_words
     lines = [
-        f"{verdict.engine}: {verdict.status} on {verdict.arithmetic}; least cosine {measured['cosine']:.5f}, overlap"
-        f" {measured['overlap']:.4f}, rank correlation {measured['rank_correlation']:.4f}, {changes}",
+        f"{verdict.engine}: {verdict.status} on {verdict.arithmetic}; {told(verdict.measured)}",
         *(f"  {remark}" for remark in verdict.remarks),
     ]
     if verdict.status != "proven":
         lines += [f"  {layer['layer']}: alone costs {layer['loss_of_cosine']:.5f}" for layer in verdict.worst_layers]
     return "\n".join(lines)
+
+
+def _retrieval_in_words(measured: "Mapping[str, Any]") -> str:
+    changes = ", ".join(f"{name} {_change(measured[name])}" for name in ("ap@5", "precision@5"))
+    return (
+        f"least cosine {measured['cosine']:.5f}, overlap {measured['overlap']:.4f}, rank correlation"
+        f" {measured['rank_correlation']:.4f}, {changes}"
+    )
+
+
+def _boxes_in_words(measured: "Mapping[str, Any]") -> str:
+    return (
+        f"IoU with PyTorch's boxes {measured['iou_with_pytorch']:.4f}, of the worst region"
+        f" {measured['least_region']:.4f}, of the worst box {measured['least_box']:.4f}, mean IoU"
+        f" {_change(measured['mean_iou'])}"
+    )
+
+
+def _change(measured: "Mapping[str, Any]") -> str:
+    low, high = measured["interval"]
+    return f"{measured['change']:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def _repository(options: argparse.Namespace) -> None:
@@ -111,10 +130,15 @@ def _repository(options: argparse.Namespace) -> None:
     from chextriev.serving.repository_settings import RepositorySettings
 
     settings = RepositorySettings(
-        target=options.target, engine=options.engine, version=options.version, indexes=tuple(options.index)
+        target=options.target,
+        engine=options.engine,
+        version=options.version,
+        indexes=tuple(options.index),
+        localizer_engine=options.localizer_engine,
     )
     bundles = [open_bundle(path, signed_by=options.signed_by) for path in options.bundles]
-    manifest, reused = build_repository(bundles, options.out, settings)
+    localizer = open_bundle(options.localizer, signed_by=options.signed_by) if options.localizer else None
+    manifest, reused = build_repository(bundles, options.out, settings, localizer=localizer)
     models = manifest.facts["models"]
     said = ", unchanged, reused" if reused else ""
     text = f"{options.out}: {', '.join(models)}; engine {settings.chosen_engine}, target {settings.target}{said}"
