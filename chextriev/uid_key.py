@@ -1,6 +1,6 @@
 """Keyed hashes that stand for the identifiers of patients, studies and images.
 
-A bare hash of an identifier is no protection: hospital numbers are few, and trying all of them takes seconds. HMAC-SHA256
+A bare hash of an identifier is no protection: hospital numbers are few, and trying all takes seconds. HMAC-SHA256
 (RFC 2104) with a secret key can be repeated only by whoever holds the key, and two sites with keys of their own cannot
 join their tables.
 """
