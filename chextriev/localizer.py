@@ -17,7 +17,7 @@ from chextriev.encoder import Encoder, open_encoder
 from chextriev.preprocess import region_crops
 from chextriev.radiograph import RegionBoxes
 from chextriev.valid_boxes import MEAN_LAYOUT as MEAN_LAYOUT
-from chextriev.valid_boxes import MEAN_LAYOUT_OVERLAP, MEAN_LAYOUT_SOURCE
+from chextriev.valid_boxes import MEAN_LAYOUT_OVERLAP, MEAN_LAYOUT_SOURCE, valid_confidence
 from chextriev.valid_boxes import valid_boxes as valid_boxes
 
 Pixels = npt.NDArray[np.uint8]
@@ -74,7 +74,7 @@ class EngineLocalizer:
         encoder.bundle.check_locates()
         self._encoder = encoder
         self.digest = encoder.bundle.digest
-        self.source = f"localizer {self.digest[:12]}, engine {encoder.engine}"
+        self.source = localizer_source(self.digest, encoder.engine)
 
     def locate(self, images: Sequence[Pixels]) -> Located:
         """The regions of images [height, width] uint8, each of any size."""
@@ -96,9 +96,12 @@ class EngineLocalizer:
             valid_boxes(each, width=width, height=height)
             for each, (width, height) in zip(fractions, sizes, strict=True)
         ]
-        confidence = np.nan_to_num(found["box_confidence"], nan=0.0).clip(0, 1)
-        usable = np.isfinite(fractions).all(axis=2)
-        return Located(tuple(boxes), np.where(usable, confidence, MEAN_LAYOUT_OVERLAP).astype(np.float32), self.source)
+        return Located(tuple(boxes), valid_confidence(found["box_confidence"], fractions), self.source)
+
+
+def localizer_source(digest: str, engine: str) -> str:
+    """What proposed boxes, in words: the bundle of this digest on one of its engines, wherever it runs."""
+    return f"localizer {digest[:12]}, engine {engine}"
 
 
 def open_localizer(

@@ -86,6 +86,18 @@ def valid_boxes(fractions: npt.NDArray[np.floating], *, width: int, height: int)
     return RegionBoxes(corners.clip(0, size).reshape(N_REGIONS, 4).astype(np.float32))
 
 
+def valid_confidence(
+    confidence: npt.NDArray[np.floating], fractions: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float32]:
+    """[B, 18] float32 in 0..1 of what was said of proposals [B, 18, 4]: 0 where it is no number.
+
+    Of a box that `valid_boxes` takes from the mean layout it is that layout's.
+    """
+    usable = np.isfinite(fractions).all(axis=2)
+    said = np.nan_to_num(confidence, nan=0.0).clip(0, 1)
+    return np.where(usable, said, MEAN_LAYOUT_OVERLAP).astype(np.float32)
+
+
 def _swap_twins(centres: Values, halves: Values) -> None:
     """Whole boxes of [18, 2] change places, so that what is right of the patient is left in the picture."""
     wrong = centres[_RIGHT, _ACROSS] > centres[_LEFT, _ACROSS]

@@ -1,7 +1,7 @@
 """What a local server's supervisor asks it, by gRPC: whether it answers, which models it has, to load one anew.
 
 Triton calls a model ready whose Python process has died. Only an inference shows that answers are to be had: a canary,
-which is a small image with its boxes, by every ensemble that takes an image.
+which is a small image with its boxes, by every ensemble that takes an image; one that has boxes proposed gets it alone.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from typing import Any
 
 from chextriev.errors import DeadlineExpired, Overloaded, ServerUnavailable
 from chextriev.optional import require
-from chextriev.serving.wire import BOXES, IMAGE, canary, request_tensors
+from chextriev.serving.wire import BOXES, IMAGE, canary, ensemble_tensors, takes_boxes
 
 CANARY_S = 10.0
 """Until a canary must be answered."""
@@ -35,7 +35,7 @@ class ServerControl:
         grpc = require("tritonclient.grpc", extra="serve")
         with self._client() as client:
             for name in self.ensembles():
-                client.infer(name, _inputs(grpc), client_timeout=timeout_s)
+                client.infer(name, _inputs(grpc, name), client_timeout=timeout_s)
 
     def models(self, *, timeout_s: float = CANARY_S) -> dict[str, str]:
         """Every model of the repository and its state; "READY", or what keeps it from that."""
@@ -44,7 +44,7 @@ class ServerControl:
         return {model["name"]: model.get("state", "UNLOADED") for model in index.get("models", [])}
 
     def ensembles(self, *, timeout_s: float = CANARY_S) -> list[str]:
-        """Names of the loaded ensembles that take an image and its boxes."""
+        """Names of the loaded ensembles that take an image, with its boxes or without."""
         ready = [name for name, state in self.models(timeout_s=timeout_s).items() if state == "READY"]
         with self._client() as client:
             configs = [
@@ -53,7 +53,7 @@ class ServerControl:
         return [
             config["name"]
             for config in configs
-            if config.get("platform") == "ensemble" and {item["name"] for item in config["input"]} == {IMAGE, BOXES}
+            if config.get("platform") == "ensemble" and {item["name"] for item in config["input"]} == _inputs_of(config)
         ]
 
     def answered(self, *, timeout_s: float = CANARY_S) -> int:
@@ -95,9 +95,14 @@ def answers_canary(control: ServerControl, *, timeout_s: float = CANARY_S) -> bo
     return True
 
 
-def _inputs(grpc: Any) -> list[Any]:
+def _inputs_of(config: Mapping[str, Any]) -> set[str]:
+    """Names of the inputs that an ensemble of ours would have under this name."""
+    return {IMAGE, BOXES} if takes_boxes(config["name"]) else {IMAGE}
+
+
+def _inputs(grpc: Any, ensemble: str) -> list[Any]:
     inputs = []
-    for name, tensor in request_tensors([canary()]).items():
+    for name, tensor in ensemble_tensors(ensemble, [canary()]).items():
         inputs.append(grpc.InferInput(name, list(tensor.shape), _DTYPES[name]))
         inputs[-1].set_data_from_numpy(tensor)
     return inputs

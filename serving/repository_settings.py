@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from chextriev.bundle import DEFAULT
+from chextriev.bundle import DEFAULT, EncoderBundle
 from chextriev.errors import InvalidSetting
 
 TARGETS = {
@@ -21,7 +21,7 @@ class RepositorySettings:
     target: "cpu" (Python backend, runs anywhere), "onnxruntime" or "tensorrt" (NVIDIA's image). engine: of each bundle;
     None for the target's own. version: of every model in the repository, for clients that ask for one. queue: requests
     that may wait for a model. timeout_s: the longest wait. indexes: directories to search, each of one of the bundles'
-    encoders.
+    encoders. localizer_engine: of the localizer; None for that of the bundles.
     """
 
     target: str = "cpu"
@@ -30,6 +30,7 @@ class RepositorySettings:
     queue: int = 64
     timeout_s: float = 30.0
     indexes: tuple[Path, ...] = ()
+    localizer_engine: str | None = None
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -46,3 +47,7 @@ class RepositorySettings:
     def chosen_engine(self) -> str:
         """The engine of each bundle that is served."""
         return self.engine or TARGETS[self.target][1]
+
+    def engine_of(self, bundle: EncoderBundle) -> str:
+        """The engine of a bundle of an encoder or of a localizer."""
+        return (self.localizer_engine if bundle.locates else None) or self.chosen_engine

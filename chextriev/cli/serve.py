@@ -24,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="encoder bundles, one of each system")
     parser.add_argument("--repository", type=Path, metavar="DIR", help="a model repository to serve in their place")
     parser.add_argument("--index", type=Path, action="append", default=[], metavar="DIR", help="an index to search")
+    parser.add_argument("--localizer", type=Path, metavar="BUNDLE", help="proposes boxes where none are sent")
     parser.add_argument("--engine", metavar="NAME", help="engine of each bundle (default: onnx-fp32)")
+    parser.add_argument("--localizer-engine", metavar="NAME", help="of the localizer (default: that of the bundles)")
     parser.add_argument("--signed-by", type=Path, metavar="PEM", help="public key that must have signed the bundles")
     parser.add_argument("--state", type=Path, metavar="DIR", help="for repository and log (default: the user's cache)")
     for kind in ("grpc", "http", "metrics"):
@@ -59,10 +61,9 @@ def served_repository(options: argparse.Namespace, state: Path) -> Iterator[Path
     if bool(options.bundles) == bool(options.repository):
         raise InvalidSetting("give either bundles to serve or --repository")
     if options.repository:
-        if options.index or options.engine or options.signed_by:
-            raise InvalidSetting(
-                "a repository has its indexes and engines; leave out --index, --engine and --signed-by"
-            )
+        said = ("index", "localizer", "engine", "localizer_engine", "signed_by")
+        if wrong := [f"--{name.replace('_', '-')}" for name in said if getattr(options, name)]:
+            raise InvalidSetting(f"a repository has its indexes, localizer and engines; leave out {', '.join(wrong)}")
         yield options.repository
         return
     folder = state.resolve() / REPOSITORIES
@@ -104,11 +105,14 @@ def _built(options: argparse.Namespace, folder: Path) -> Path:
     from chextriev.serving.repository_settings import RepositorySettings
 
     bundles = [open_bundle(path, signed_by=options.signed_by) for path in options.bundles]
-    parts = [bundle.manifest.digest for bundle in bundles] + [
-        read_manifest(find_generation(path), KIND).digest for path in options.index
-    ]
-    repository = folder / digest_of([*parts, options.engine])[:12]
-    build_repository(bundles, repository, RepositorySettings(engine=options.engine, indexes=tuple(options.index)))
+    localizer = open_bundle(options.localizer, signed_by=options.signed_by) if options.localizer else None
+    settings = RepositorySettings(
+        engine=options.engine, indexes=tuple(options.index), localizer_engine=options.localizer_engine
+    )
+    parts = [bundle.manifest.digest for bundle in [*bundles, *([localizer] if localizer else [])]]
+    parts += [read_manifest(find_generation(path), KIND).digest for path in options.index]
+    repository = folder / digest_of([*parts, settings.engine, settings.localizer_engine])[:12]
+    build_repository(bundles, repository, settings, localizer=localizer)
     return repository
 
 

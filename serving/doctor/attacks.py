@@ -11,7 +11,7 @@ import numpy as np
 from chextriev.radiograph_file import RadiographFile
 from chextriev.serving.doctor.outcome import Outcome, judge, unclear
 from chextriev.serving.doctor.target import Answer, Session, shorten
-from chextriev.serving.wire import BOXES, IMAGE, MAX_BATCH, MAX_IMAGE_BYTES, canary, request_tensors
+from chextriev.serving.wire import BOXES, IMAGE, MAX_BATCH, MAX_IMAGE_BYTES, canary, ensemble_tensors
 
 BOMB_SIDE = 30_000
 """Pixels; 900 million in a file of a megabyte."""
@@ -63,7 +63,7 @@ def ask_wrongly(session: Session, ensemble: str) -> None:
 def infer(session: Session, ensemble: str, files: list[RadiographFile], *, compressed: bool = False) -> Answer:
     """An inference by an ensemble."""
     inputs, contents = [], []
-    for name, tensor in request_tensors(files).items():
+    for name, tensor in ensemble_tensors(ensemble, files).items():
         inputs.append({"name": name, "datatype": DATATYPES[name], "shape": list(tensor.shape)})
         contents.append(tensor_bytes(tensor))
     fields = {"model_name": ensemble, "id": "doctor", "inputs": inputs, "raw_input_contents": contents}

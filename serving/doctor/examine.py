@@ -7,7 +7,7 @@ from typing import Any
 from chextriev.serving.doctor import administration, attacks, doors, limits
 from chextriev.serving.doctor.outcome import Outcome, unclear
 from chextriev.serving.doctor.target import Session, Target
-from chextriev.serving.wire import ensemble_name, index_name
+from chextriev.serving.wire import ensemble_name, index_name, located_name
 from chextriev.systems import SYSTEMS
 
 
@@ -47,7 +47,7 @@ def _served(session: Session) -> tuple[list[str], dict[str, Any]]:
     if not session.reached:
         return [], {}
     systems = [session.target.system] if session.target.system else list(SYSTEMS)
-    names = [ensemble_name(system) for system in systems]
+    names = [name for system in systems for name in (ensemble_name(system), located_name(system))]
     configs = limits.read_configs(session, [*names, *map(index_name, systems)])
     ensembles = [name for name in names if name in configs]
     if not ensembles:  # their configurations may be closed

@@ -18,7 +18,7 @@ import numpy as np
 
 from chextriev.serving.doctor.attacks import DATATYPES, tensor_bytes
 from chextriev.serving.doctor.plain_http import http_request
-from chextriev.serving.wire import OUTPUTS, canary, request_tensors
+from chextriev.serving.wire import OUTPUTS, canary, ensemble_tensors
 
 HEADER = "Inference-Header-Content-Length"
 FULL = "maximum queue size"
@@ -58,7 +58,7 @@ def ailments(models: Path, port: int, *, timeout_s: float) -> list[str]:
 
 
 def ensembles(models: Path) -> list[str]:
-    """Names of the ensembles in a repository that take an image and boxes."""
+    """Names of the ensembles in a repository that take an image and boxes, or an image whose boxes they answer with."""
     found = []
     for path in sorted(models.glob("*/config.pbtxt")):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -69,7 +69,8 @@ def ensembles(models: Path) -> list[str]:
 
 def ailment(name: str, port: int, *, timeout_s: float) -> str:
     """What is wrong with one ensemble; empty where it encodes the canary into finite numbers, or its queue is full."""
-    tensors = {name: (tensor.shape, tensor_bytes(tensor)) for name, tensor in request_tensors([canary()]).items()}
+    sent = ensemble_tensors(name, [canary()])
+    tensors = {key: (tensor.shape, tensor_bytes(tensor)) for key, tensor in sent.items()}
     inputs = [
         {"name": key, "datatype": DATATYPES[key], "shape": shape, "parameters": {"binary_data_size": len(raw)}}
         for key, (shape, raw) in tensors.items()
