@@ -8,6 +8,8 @@ from chextriev.bundle import EncoderBundle, open_bundle
 from chextriev.encoder import Embeddings, Encoder, open_encoder
 from chextriev.errors import ChextrievError
 from chextriev.radiograph import Radiograph, RegionBoxes, read_boxes, read_radiograph
+from chextriev.radiograph_image import RadiographImage
+from chextriev.reading import ReadSettings, read_image, read_images
 from chextriev.study_table import StudyTable, read_study_table
 from chextriev.systems import SYSTEMS, SystemSpec, find_system
 from chextriev.variants import VARIANTS, VariantSpec
@@ -22,6 +24,8 @@ __all__ = [
     "EncoderBundle",
     "Finding",
     "Radiograph",
+    "RadiographImage",
+    "ReadSettings",
     "Region",
     "RegionBoxes",
     "StudyTable",
@@ -31,6 +35,8 @@ __all__ = [
     "open_bundle",
     "open_encoder",
     "read_boxes",
+    "read_image",
+    "read_images",
     "read_radiograph",
     "read_study_table",
 ]

@@ -7,7 +7,7 @@ status 2; from Python, catch the branch you can mend::
     ├── InputError                what a person gave
     │   ├── UnknownName           UnknownRegion, UnknownFinding, UnknownSystem, UnknownBackbone, UnknownEngine,
     │   │                         UnknownProtocol, UnknownColumn, UnknownCollection
-    │   ├── ImageError            UnreadableImage, EmptyImage
+    │   ├── ImageError            UnreadableImage, EmptyImage, UnsuitableImage
     │   ├── BoxError              MissingRegion, DuplicateRegion, EmptyBox, BoxOutside, InvalidBox
     │   ├── TableError            MissingColumn, MissingFile, InvalidValue, CountMismatch, DuplicateImage, EmptySplit,
     │   │                         MissingRow, NotFrontal, AvoidedImage
@@ -111,11 +111,15 @@ class ImageError(InputError):
 
 
 class UnreadableImage(ImageError):
-    """The file is missing, truncated, or not a JPEG or PNG of a grey image."""
+    """The file is missing, damaged, too large, or neither DICOM nor JPEG or PNG."""
 
 
 class EmptyImage(ImageError):
     """The image has no pixels, or all of them are equal."""
+
+
+class UnsuitableImage(ImageError):
+    """A sound file that shows something else: another modality, body part or view, colour, several frames."""
 
 
 class BoxError(InputError):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,24 @@ from chextriev.errors import (
     DuplicateRegion,
     EmptyBox,
     EmptyImage,
+    ImageError,
     InvalidBox,
     MissingRegion,
     UnreadableImage,
 )
 
+if TYPE_CHECKING:
+    from chextriev.localizer import Localizer
+    from chextriev.reading import ReadSettings
+
 View = Literal["AP", "PA"]
+GIVEN = "given"
+"""The source of boxes that somebody gave, rather than a localizer."""
 MAX_PIXELS = 89_000_000
 """Largest image that is decoded and largest box that is cut (Pillow refuses more); a 43 x 35 cm detector at 0.1 mm has
 15 million pixels."""
+PILLOW_FAULTS = (OSError, SyntaxError, ValueError)
+"""What Pillow raises for a picture that it cannot read."""
 _SURELY_SMALL = 4_700  # boxes within +-4,700 pixels cover fewer than MAX_PIXELS
 
 
@@ -95,7 +104,8 @@ class RegionBoxes:
 class Radiograph:
     """One frontal chest image with its region boxes. A study may hold several.
 
-    pixels: [height, width] uint8, air dark. Sex is "F" or "M", age in years; None where unknown.
+    pixels: [height, width] uint8, air dark. Sex is "F" or "M", age in years; None where unknown. boxes_source: in
+    words, who or what drew the boxes. remarks: what a reader should know of the file, a sentence each.
     """
 
     image_id: str
@@ -106,6 +116,8 @@ class Radiograph:
     view: View | None = None
     sex: str | None = None
     age: int | None = None
+    boxes_source: str = GIVEN
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 2 or self.pixels.dtype != np.uint8:
@@ -115,15 +127,27 @@ class Radiograph:
         self.boxes.check_inside(width, height, where=f"image {self.image_id}")
 
 
-def read_radiograph(path: str | Path, boxes: RegionBoxes | str | Path, *, image_id: str | None = None) -> Radiograph:
-    """Read a JPEG or PNG file with its boxes (or the file that holds them, see `read_boxes`).
+def read_radiograph(
+    path: str | Path,
+    boxes: RegionBoxes | str | Path | None = None,
+    *,
+    image_id: str | None = None,
+    localizer: "Localizer | None" = None,
+    settings: "ReadSettings | None" = None,
+) -> Radiograph:
+    """Read a DICOM, JPEG or PNG file, or a folder or zip archive with one of them.
 
-    The image id is the file's stem unless given.
+    boxes: its boxes or the file that holds them (see `read_boxes`); where None, the localizer proposes them, and the
+    mean layout where that is None too: `boxes_source` says which. The id is the file's stem, or for DICOM a keyed hash
+    of its UID, unless given. Raises ImageError for what is no frontal chest radiograph, BoxError for the boxes.
     """
-    path = Path(path)
-    name = image_id or path.stem
-    region_boxes = boxes if isinstance(boxes, RegionBoxes) else read_boxes(boxes, image_id=name)
-    return Radiograph(name, read_pixels(path), region_boxes)
+    from chextriev.reading import DEFAULTS, read_image  # that package imports this module
+
+    image = read_image(path, image_id=image_id, settings=settings or DEFAULTS)
+    if boxes is None:
+        return image.located(localizer)
+    given = boxes if isinstance(boxes, RegionBoxes) else read_boxes(boxes, image_id=image.image_id)
+    return image.with_boxes(given)
 
 
 def read_pixels(path: str | Path) -> npt.NDArray[np.uint8]:
@@ -159,10 +183,10 @@ def _decode(source: str | Path | IO[bytes], formats: tuple[str, ...], *, where: 
             pixels = _grey(image, where)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImage(f"{where}: too many pixels; at most {MAX_PIXELS:,} are read") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, UnreadableImage):
+    except PILLOW_FAULTS as error:
+        if isinstance(error, ImageError):
             raise
-        raise UnreadableImage(f"{where}: not a readable JPEG or PNG image ({_reason(error)})") from None
+        raise UnreadableImage(f"{where}: not a readable JPEG or PNG image ({fault_words(error)})") from None
     if pixels.size == 0 or pixels.min() == pixels.max():
         raise EmptyImage(f"{where}: every pixel is equal; a radiograph is needed")
     return pixels
@@ -176,7 +200,7 @@ def read_boxes(path: str | Path, *, image_id: str) -> RegionBoxes:
     try:
         pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidBox(f"{path}: not a JSON file of boxes ({_reason(error)})") from None
+        raise InvalidBox(f"{path}: not a JSON file of boxes ({fault_words(error)})") from None
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise InvalidBox(f"{path}: boxes are a JSON object, region name to [x1, y1, x2, y2]")
     return RegionBoxes.from_pairs(pairs, where=str(path))
@@ -191,7 +215,7 @@ def _csv_pairs(path: Path, image_id: str) -> list[tuple[str, list[float]]]:
             rows = [row for row in csv.DictReader(stream) if row["image_id"] == image_id]
         pairs = [(row["region"], [float(row[corner]) for corner in corners]) for row in rows]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise InvalidBox(f"{path}: needs columns image_id, region, x1, y1, x2, y2 ({_reason(error)})") from None
+        raise InvalidBox(f"{path}: needs columns image_id, region, x1, y1, x2, y2 ({fault_words(error)})") from None
     if not pairs:
         raise MissingRegion(f"{path} has no box for image {image_id!r}; give the image's id with --image-id")
     return pairs
@@ -243,7 +267,7 @@ def _as_text(box: Iterable[float]) -> str:
     return "[" + ", ".join(f"{corner:g}" for corner in box) + "]"
 
 
-def _reason(error: Exception) -> str:
+def fault_words(error: Exception) -> str:
     """The error's own words without the path, which the caller has named already."""
     if isinstance(error, UnidentifiedImageError):
         return "it is of another kind"

@@ -10,7 +10,8 @@ from chextriev.cli import VERBS
 PUBLIC = {
     *("SYSTEMS", "VARIANTS", "ChextrievError", "Embeddings", "Encoder", "EncoderBundle", "Finding", "Radiograph"),
     *("Region", "RegionBoxes", "StudyTable", "SystemSpec", "VariantSpec", "find_system", "open_bundle", "open_encoder"),
-    *("read_boxes", "read_radiograph", "read_study_table"),
+    *("RadiographImage", "ReadSettings", "read_boxes", "read_image", "read_images", "read_radiograph"),
+    "read_study_table",
 }
 
 

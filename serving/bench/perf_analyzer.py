@@ -74,7 +74,7 @@ def gaps_text(arrivals: Arrivals) -> str:
 def input_data(file: RadiographFile) -> dict[str, Any]:
     """What perf_analyzer sends, in its own JSON form: bytes as Triton lays them out, their length before them."""
     image = len(file.content).to_bytes(4, "little") + file.content
-    boxes = {"content": [float(corner) for corner in file.boxes.xyxy.ravel()]}
+    boxes = {"content": [float(corner) for corner in file.region_boxes.xyxy.ravel()]}
     return {"data": [{IMAGE: {"b64": base64.b64encode(image).decode()}, BOXES: boxes}]}
 
 
