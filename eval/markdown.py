@@ -90,7 +90,7 @@ def _macro_section(evaluation: Evaluation, k: int) -> str:
         for name, label in METRIC_NAMES.items()
     ]
     heading = f"## k = {k}: macro average over {scores.measured.n_classes} findings"
-    return f"{heading}\n\n{_table(('metric', 'measured', 'interval', 'chance'), rows)}"
+    return f"{heading}\n\n{table_of(('metric', 'measured', 'interval', 'chance'), rows)}"
 
 
 def _finding_section(k: int, scores: ScoresAtK) -> str:
@@ -104,7 +104,7 @@ def _finding_section(k: int, scores: ScoresAtK) -> str:
     graded = scores.graded
     text = f"nDCG@{k} graded by shared findings (Jaccard): {format_value(graded.value)} ({format_value(graded.chance)})"
     header = ("finding", "n", *METRIC_NAMES.values())
-    return f"## k = {k}: each finding (chance in brackets)\n\n{_table(header, rows)}\n\n{text}."
+    return f"## k = {k}: each finding (chance in brackets)\n\n{table_of(header, rows)}\n\n{text}."
 
 
 def _measures_row(name: str, measured: Measures, chance: Measures) -> tuple[str, ...]:
@@ -121,13 +121,14 @@ def _view_section(evaluation: Evaluation) -> str:
             rows.append((view, str(k), *counts, *pair))
     rows += [(view, DASH, told, DASH, DASH, DASH) for view, told in evaluation.views_withheld.items()]
     header = ("view", "k", "queries", "findings", "precision@k", "chance")
-    return f"## Queries and gallery of one view (macro)\n\n{_table(header, rows)}"
+    return f"## Queries and gallery of one view (macro)\n\n{table_of(header, rows)}"
 
 
 def _cell(measures: object, name: str) -> str:
     return format_value(getattr(measures, name))
 
 
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def table_of(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
     numeric = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, numeric, *rows))

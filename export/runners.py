@@ -114,7 +114,7 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def as_embeddings(image_ids: Iterable[str], outputs: Mapping[str, Array], bundle: EncoderBundle) -> Embeddings:
     """An encoder engine's outputs, by the names of the card, as embeddings."""
-    others = {name: array for name, array in outputs.items() if name != "embedding"}
+    others: dict[str, Any] = {name: array for name, array in outputs.items() if name != "embedding"}
     return Embeddings(tuple(image_ids), outputs["embedding"], encoder_digest=bundle.digest, **others)
 
 

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ("tests.export.tiny_bundle", "tests.serving.served", "tests.docker.production")
+pytest_plugins = (
+    "tests.export.tiny_bundle",
+    "tests.export.tiny_localizer",
+    "tests.serving.served",
+    "tests.docker.production",
+)
 
 REAL_DATA = "CHEXTRIEV_REAL_DATA"
 

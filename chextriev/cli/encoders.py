@@ -9,7 +9,9 @@ from chextriev.bundle import DEFAULT
 from chextriev.errors import UnprovenEngine
 
 if TYPE_CHECKING:
+    from chextriev.bundle import EncoderBundle
     from chextriev.encoder import Encoder
+    from chextriev.localizer import EngineLocalizer
 
 
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +24,25 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
 def open_chosen(options: argparse.Namespace) -> "Encoder":
     """The encoder of `options.bundle`; standard error says when a reduced engine is not proven on this machine."""
     from chextriev.bundle import open_bundle
-    from chextriev.encoder import open_encoder
 
     bundle = open_bundle(options.bundle, signed_by=options.signed_by)
     bundle.check_embeds()
+    return _opened(bundle, options)
+
+
+def open_chosen_localizer(options: argparse.Namespace) -> "EngineLocalizer":
+    """The localizer of `options.bundle`, likewise."""
+    from chextriev.bundle import open_bundle
+    from chextriev.localizer import EngineLocalizer
+
+    bundle = open_bundle(options.bundle, signed_by=options.signed_by)
+    bundle.check_locates()
+    return EngineLocalizer(_opened(bundle, options))
+
+
+def _opened(bundle: "EncoderBundle", options: argparse.Namespace) -> "Encoder":
+    from chextriev.encoder import open_encoder
+
     encoder = open_encoder(bundle, engine=options.engine, device=options.device)
     if not options.engine.endswith("fp32"):  # those are within 1e-4 of PyTorch, or there were no bundle
         try:

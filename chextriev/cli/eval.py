@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from chextriev.cli import eval_compare, eval_lists, eval_occlusion, eval_report, eval_run
+from chextriev.cli import eval_compare, eval_lists, eval_localizer, eval_occlusion, eval_quality, eval_report, eval_run
 from chextriev.cli.output import add_action, emit
 
 
@@ -15,6 +15,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     eval_occlusion.configure(actions)
     eval_compare.configure(actions)
     eval_report.configure(actions)
+    eval_quality.configure(actions)
+    eval_localizer.configure(actions)
     engines = add_action(actions, "engines", "re-run the engines of a bundle over a data set, side by side", _engines)
     engines.add_argument("bundle", type=Path, metavar="BUNDLE")
     engines.add_argument("data", type=Path, metavar="DATA", help="a study table")
