@@ -114,7 +114,8 @@ def main() -> None:
         config = require("pydicom.config", extra="dicom")
         config.settings.reading_validation_mode = config.IGNORE
         require("pydicom.pixels.decoders", extra="dicom")
-        require("pydicom.filereader", extra="dicom")
+        for module in ("pydicom.filereader", "gdcm", "jpeg_ls", "openjpeg", "rle"):
+            require(module, extra="dicom")
     except ChextrievError:
         pass  # the first file says so
     serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from chextriev.errors import UnreadableImage, UnsuitableImage
 from chextriev.optional import require
+from chextriev.reading.deep_jpeg import decode_deep_jpeg
 from chextriev.reading.dicom_levels import Stored
 
 NEEDED = (
@@ -36,8 +37,8 @@ NATIVE = {  # transfer syntax -> implicit, little endian
     "1.2.840.10008.1.2.2": (False, False),
 }
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_EXTENDED = "1.2.840.10008.1.2.4.51"
 _MAGIC_AT = 128
-_UNDEFINED = 0xFFFFFFFF
 
 
 def read_data_set(content: bytes, *, max_elements: int, max_inflated_bytes: int) -> Any:
@@ -112,9 +113,12 @@ def _native(data: Any, rows: int, columns: int, allocated: int) -> npt.NDArray[A
 
 
 def _decoded(data: Any) -> npt.NDArray[Any]:
-    pydicom = require("pydicom", extra="dicom")
-    data.file_meta = pydicom.dataset.FileMetaDataset()
+    pixels = require("pydicom.pixels", extra="dicom")
+    if data.syntax == _EXTENDED and data.BitsAllocated == 16:
+        encaps = require("pydicom.encaps", extra="dicom")
+        return decode_deep_jpeg(encaps.get_frame(data.PixelData, 0, number_of_frames=1), data)
+    data.file_meta = require("pydicom.dataset", extra="dicom").FileMetaDataset()
     data.file_meta.TransferSyntaxUID = data.syntax
-    decoder = require("pydicom.pixels", extra="dicom").get_decoder(data.syntax)
-    pixels, _ = decoder.as_array(data, raw=True, decoding_plugin=PLUGINS[data.syntax])
-    return np.asarray(pixels)
+    plugin = "pillow" if data.syntax == _EXTENDED else PLUGINS[data.syntax]
+    found, _ = pixels.get_decoder(data.syntax).as_array(data, raw=True, decoding_plugin=plugin)
+    return np.asarray(found)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from chextriev.burned_in import find_burned_in_text
 from chextriev.errors import ImageError, UnreadableImage
 from chextriev.radiograph import raw_image
 from chextriev.radiograph_image import RadiographImage
@@ -94,11 +95,14 @@ def _image(content: bytes, where: str, image_id: str | None, name: str, settings
     if len(content) > settings.max_file_bytes:
         raise UnreadableImage(f"{where}: {len(content):,} bytes; at most {settings.max_file_bytes:,} are read")
     if content[_DICOM_AT] == b"DICM" or content.startswith(_BARE_DICOM):
-        return read_dicom(content, settings, where=where, image_id=image_id)
-    if content.startswith(_PICTURES):
+        image = read_dicom(content, settings, where=where, image_id=image_id)
+    elif content.startswith(_PICTURES):
         pixels, remarks = read_picture(content, where=where, max_pixels=settings.max_pixels)
-        return RadiographImage(image_id or name, pixels, remarks=tuple(remarks))
-    raise UnreadableImage(f"{where}: not a readable JPEG or PNG image, nor DICOM (it is of another kind)")
+        image = RadiographImage(image_id or name, pixels, remarks=tuple(remarks))
+    else:
+        raise UnreadableImage(f"{where}: not a readable JPEG or PNG image, nor DICOM (it is of another kind)")
+    text = find_burned_in_text(image.pixels)
+    return image if text is None else replace(image, remarks=(*image.remarks, text.remark))
 
 
 def _members(source: str | Path | bytes, where: str, settings: ReadSettings) -> Iterator[Member]:
