@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from chextriev.encoder import Embeddings
-from chextriev.errors import InvalidSetting, ServerUnavailable, ServingError
+from chextriev.errors import InvalidSetting, ServerUnavailable, ServingError, UnknownModel
 from chextriev.hits import Hit
 from chextriev.radiograph_file import RadiographFile
-from chextriev.serving.client import answers, search
+from chextriev.serving.client import answers, located, search
 from chextriev.serving.client.aio_ahead import batches_async, map_ahead_async, numbered_async
 from chextriev.serving.client.answers import Answer
 from chextriev.serving.client.connection import Connection, open_async_transport
@@ -21,7 +21,7 @@ from chextriev.serving.client.retry import Tries
 from chextriev.serving.client.sources import Source, as_file, as_list, check_stream, cut
 from chextriev.serving.client.statuses import named
 from chextriev.serving.client.transport import AsyncTransport, ModelDescription
-from chextriev.serving.wire import ensemble_name, index_name
+from chextriev.serving.wire import ensemble_name, index_name, located_name
 
 if TYPE_CHECKING:
     from chextriev.index.retriever import Ranking, Retriever
@@ -164,9 +164,9 @@ class AsyncClient:
         request, ids = answers.new_request(), [file.image_id for file in files]
 
         async def once() -> Embeddings:
-            model = await self._model(ensemble_name(self.system), countdown)
+            model = await self._encoding(files, countdown)
             call = answers.embed_call(model, files, request)
-            return answers.read_embeddings(model, ids, await self._transport.infer(call, countdown.remaining_s()))
+            return answers.read_embeddings(model, files, await self._transport.infer(call, countdown.remaining_s()))
 
         return await self._persist(once, countdown, request, ids)
 
@@ -187,6 +187,16 @@ class AsyncClient:
 
             hits += await self._persist(once, countdown, request, part.image_ids)
         return hits
+
+    async def _encoding(self, files: list[RadiographFile], countdown: Countdown) -> ModelDescription:
+        """The ensemble for files that all have boxes, or all lack them."""
+        model = await self._model(ensemble_name(self.system), countdown)
+        if not located.needs_proposals(files, model):
+            return model
+        try:
+            return await self._model(located_name(self.system), countdown)
+        except UnknownModel as error:
+            raise located.no_localizer(self.system, error) from None
 
     async def _describe(self, name: str, countdown: Countdown) -> ModelDescription:
         return await self._persist(lambda: self._model(name, countdown), countdown)

@@ -12,9 +12,10 @@ from chextriev.anatomy import Finding
 from chextriev.encoder import Embeddings
 from chextriev.errors import ChextrievError, RequestRefused, ServerFailed, UnknownModel
 from chextriev.radiograph_file import RadiographFile
+from chextriev.serving.client import located
 from chextriev.serving.client.sources import Source, as_file
 from chextriev.serving.client.transport import Call, ModelDescription, Tensors
-from chextriev.serving.wire import OUTPUTS, request_tensors
+from chextriev.serving.wire import LOCATED_OUTPUTS, OUTPUTS, ensemble_tensors, takes_boxes
 
 DIGEST = "encoder_digest"
 _FIELDS = {name: "vectors" if name == "embedding" else name for name in OUTPUTS}
@@ -40,7 +41,7 @@ def new_request() -> str:
 
 def embed_call(model: ModelDescription, files: list[RadiographFile], request: str) -> Call:
     """The request for the embeddings of some files. Their ids stay here."""
-    return Call(model, request_tensors(files), request)
+    return Call(model, ensemble_tensors(model.name, files), request)
 
 
 def digest_of_encoder(model: ModelDescription) -> str:
@@ -57,24 +58,26 @@ def digest_of_encoder(model: ModelDescription) -> str:
 def check_encoder(model: ModelDescription) -> ModelDescription:
     """ServerFailed where a model is no encoder of radiographs."""
     names = {output.name for output in model.outputs}
-    if not {"embedding", "finding_logits"} <= names or not names <= set(OUTPUTS):
+    beside = set() if takes_boxes(model.name) else set(LOCATED_OUTPUTS)
+    if not {"embedding", "finding_logits"} | beside <= names or not names <= set(OUTPUTS) | beside:
         raise ServerFailed(
-            f"model {model.name} gives {', '.join(sorted(names))}; an encoder gives {', '.join(OUTPUTS)}"
+            f"model {model.name} gives {', '.join(sorted(names))}; an encoder gives {', '.join([*OUTPUTS, *beside])}"
         )
     return model
 
 
-def read_embeddings(model: ModelDescription, image_ids: Sequence[str], answer: Tensors) -> Embeddings:
+def read_embeddings(model: ModelDescription, files: Sequence[RadiographFile], answer: Tensors) -> Embeddings:
     """The outputs of an ensemble; ServerFailed where they have other shapes than the model's configuration says."""
     for output in check_encoder(model).outputs:
-        shape = (len(image_ids), *output.shape[1:])
+        shape = (len(files), *output.shape[1:])
         found = answer[output.name]
         if found.shape != shape or found.dtype != output.dtype:
             raise ServerFailed(
                 f"{model.name} answers {output.name} {list(found.shape)} {found.dtype}; its configuration says"
                 f" {list(shape)} {output.dtype}"
             )
-    return _embeddings(model, tuple(image_ids), dict(answer))
+    arrays = {name: array for name, array in answer.items() if name in _FIELDS}
+    return _embeddings(model, [file.image_id for file in files], arrays, located.of_boxes(model, files, answer))
 
 
 def join(parts: Sequence[Embeddings], model: ModelDescription) -> Embeddings:
@@ -86,7 +89,7 @@ def join(parts: Sequence[Embeddings], model: ModelDescription) -> Embeddings:
         arrays = [getattr(part, _FIELDS[output.name]) for part in parts]
         empty = np.empty((0, *map(int, output.shape[1:])), output.dtype)
         joined[output.name] = np.concatenate(arrays) if arrays else empty
-    return _embeddings(model, tuple(name for part in parts for name in part.image_ids), joined)
+    return _embeddings(model, [name for part in parts for name in part.image_ids], joined, located.joined(parts))
 
 
 def rows(embeddings: Embeddings) -> list[Embeddings]:
@@ -95,6 +98,7 @@ def rows(embeddings: Embeddings) -> list[Embeddings]:
     single = []
     for row, image_id in enumerate(embeddings.image_ids):
         own: dict[str, Any] = {name: array[row : row + 1] for name, array in arrays.items() if array is not None}
+        own |= located.row_of(embeddings, row)
         single.append(Embeddings((image_id,), encoder_digest=embeddings.encoder_digest, **own))
     return single
 
@@ -135,6 +139,8 @@ def findings_of(embeddings: Embeddings) -> dict[str, float]:
     return dict(zip(Finding.labels(), embeddings.finding_probabilities[0].tolist(), strict=True))
 
 
-def _embeddings(model: ModelDescription, image_ids: tuple[str, ...], arrays: dict[str, Any]) -> Embeddings:
-    named = {_FIELDS[output.name]: arrays[output.name] for output in model.outputs}
-    return Embeddings(image_ids, encoder_digest=digest_of_encoder(model), **named)
+def _embeddings(
+    model: ModelDescription, image_ids: Sequence[str], arrays: Tensors, boxes: dict[str, Any]
+) -> Embeddings:
+    named = {_FIELDS[name]: array for name, array in arrays.items()}
+    return Embeddings(tuple(image_ids), encoder_digest=digest_of_encoder(model), **named, **boxes)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from chextriev.ahead import map_ahead
 from chextriev.encoder import Embeddings
-from chextriev.errors import InvalidSetting, ServerUnavailable, ServingError
+from chextriev.errors import InvalidSetting, ServerUnavailable, ServingError, UnknownModel
 from chextriev.hits import Hit
 from chextriev.radiograph_file import RadiographFile
-from chextriev.serving.client import answers, search
+from chextriev.serving.client import answers, located, search
 from chextriev.serving.client.answers import Answer
 from chextriev.serving.client.connection import Connection, open_transport
 from chextriev.serving.client.deadline import Countdown, Deadline
@@ -22,7 +22,7 @@ from chextriev.serving.client.retry import Tries
 from chextriev.serving.client.sources import Source, as_file, as_list, batches, check_stream, cut
 from chextriev.serving.client.statuses import named
 from chextriev.serving.client.transport import ModelDescription, Transport
-from chextriev.serving.wire import ensemble_name, index_name
+from chextriev.serving.wire import ensemble_name, index_name, located_name
 
 if TYPE_CHECKING:
     from chextriev.index.retriever import Ranking, Retriever
@@ -75,7 +75,12 @@ class Client:
         return answers.digest_of_encoder(self._describe(ensemble_name(self.system), self._start(deadline)))
 
     def embed(self, source: Source | Sequence[Source], *, deadline: Deadline | None = None) -> Embeddings:
-        """Embeddings of one radiograph or of several, in order: one request, or as few as a server takes."""
+        """Embeddings of one radiograph or of several, in order: one request, or as few as a server takes.
+
+        A source may be a file's path or bytes (JPEG, PNG, DICOM, which is decoded here), a radiograph, or what reads
+        one. Where it has no boxes and the system looks at regions, the server's localizer proposes them; the answer
+        says which boxes, how sure it is and what proposed them. RequestRefused where the server has no localizer.
+        """
         return self._embed(map(as_file, as_list(source)), self._start(deadline))
 
     def findings(self, source: Source, *, deadline: Deadline | None = None) -> dict[str, float]:
@@ -180,9 +185,9 @@ class Client:
         request, ids = answers.new_request(), [file.image_id for file in files]
 
         def once() -> Embeddings:
-            model = self._model(ensemble_name(self.system), countdown)
+            model = self._encoding(files, countdown)
             call = answers.embed_call(model, files, request)
-            return answers.read_embeddings(model, ids, self._transport.infer(call, countdown.remaining_s()))
+            return answers.read_embeddings(model, files, self._transport.infer(call, countdown.remaining_s()))
 
         return self._persist(once, countdown, request, ids)
 
@@ -203,6 +208,16 @@ class Client:
 
             hits += self._persist(once, countdown, request, ids)
         return hits
+
+    def _encoding(self, files: list[RadiographFile], countdown: Countdown) -> ModelDescription:
+        """The ensemble for files that all have boxes, or all lack them."""
+        model = self._model(ensemble_name(self.system), countdown)
+        if not located.needs_proposals(files, model):
+            return model
+        try:
+            return self._model(located_name(self.system), countdown)
+        except UnknownModel as error:
+            raise located.no_localizer(self.system, error) from None
 
     def _describe(self, name: str, countdown: Countdown) -> ModelDescription:
         return self._persist(lambda: self._model(name, countdown), countdown)

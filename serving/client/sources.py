@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 from chextriev.errors import InvalidSetting
 from chextriev.radiograph import Radiograph
 from chextriev.radiograph_file import RadiographFile
+from chextriev.radiograph_image import RadiographImage
 from chextriev.serving.wire import MAX_BATCH
 
-Source = Radiograph | RadiographFile | Callable[[], Radiograph | RadiographFile]
-"""A file's bytes with its boxes (sent as they are), a radiograph (its pixels are sent without loss), or what reads
-either."""
+Given = Radiograph | RadiographFile | RadiographImage | str | Path | bytes
+Source = Given | Callable[[], Given]
+"""A file with its boxes or without (sent as it is), a radiograph or image (its pixels are sent without loss), the path
+or the bytes of a DICOM, JPEG or PNG file, which has no boxes, or what reads any of these. DICOM is decoded here."""
 
 REQUEST_BYTES = 48 * 2**20
 """Of images in one request, unless a single one is larger; Triton's HTTP takes 64 MiB."""
@@ -24,18 +27,18 @@ Item = TypeVar("Item")
 def as_file(source: Source) -> RadiographFile:
     """The source as it travels; raises what reading it raises."""
     found = source() if callable(source) else source
-    if isinstance(found, Radiograph):
+    if isinstance(found, Radiograph | RadiographImage):
         return RadiographFile.from_radiograph(found)
+    if isinstance(found, str | Path):
+        return RadiographFile.from_path(found)
+    if isinstance(found, _RAW):
+        return RadiographFile.from_bytes(bytes(found))
     if not isinstance(found, RadiographFile):
         raise InvalidSetting(
-            f"{_kind_of(found)} where a RadiographFile or a Radiograph is needed;"
-            " RadiographFile(image_id, content, boxes) holds a file's bytes"
+            f"a {type(found).__name__} where a radiograph is needed; give the path or the bytes of a DICOM, JPEG or PNG"
+            " file, a RadiographFile, which may have boxes, or a Radiograph"
         )
     return found
-
-
-def _kind_of(given: object) -> str:
-    return "bytes" if isinstance(given, _RAW) else f"a {type(given).__name__}"
 
 
 def as_list(sources: Source | Sequence[Source]) -> list[Source]:
@@ -45,11 +48,15 @@ def as_list(sources: Source | Sequence[Source]) -> list[Source]:
 
 
 def cut(files: Iterable[RadiographFile]) -> Iterator[list[RadiographFile]]:
-    """Requests in order: at most MAX_BATCH radiographs and REQUEST_BYTES each, but at least one."""
+    """Requests in order: at most MAX_BATCH radiographs and REQUEST_BYTES each, but at least one.
+
+    Those with boxes and those without go by different models, so that a request has one kind.
+    """
     request: list[RadiographFile] = []
     size = 0
     for file in files:
-        if request and (len(request) == MAX_BATCH or size + len(file.content) > REQUEST_BYTES):
+        full = len(request) == MAX_BATCH or size + len(file.content) > REQUEST_BYTES
+        if request and (full or (file.boxes is None) != (request[0].boxes is None)):
             yield request
             request, size = [], 0
         request.append(file)

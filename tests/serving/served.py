@@ -1,4 +1,4 @@
-"""A real Triton that serves tiny bundles: a graph encoder with its index, and ATH."""
+"""A real Triton that serves tiny bundles: a graph encoder with its index and a localizer, and ATH."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ class Served:
     server: LocalServer
     bundle: EncoderBundle
     ath: EncoderBundle
+    localizer: EncoderBundle
     index: Path
     files: list[RadiographFile]
     folder: Path
@@ -39,18 +40,20 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def served(regions_made: TinyBundle, ath: TinyBundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(
+    regions_made: TinyBundle, ath: TinyBundle, localizer: TinyBundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """One server for all tests that do not harm it."""
     folder, table = tmp_path_factory.mktemp("served"), regions_made.table
-    bundles = [open_bundle(regions_made.folder), open_bundle(ath.folder)]
+    bundles, locating = [open_bundle(regions_made.folder), open_bundle(ath.folder)], open_bundle(localizer.folder)
     radiographs = [table.radiograph(row) for row in range(len(table))]
     embeddings = open_encoder(bundles[0]).encode(radiographs)
     build_index(embedding_set(table, embeddings.vectors, bundles[0].digest), folder / "index")
     settings = RepositorySettings(queue=QUEUE, indexes=(folder / "index",))
-    build_repository(bundles, folder / "models", settings)
+    build_repository(bundles, folder / "models", settings, localizer=locating)
     files = [
         RadiographFile(radiograph.image_id, table.image_path(row).read_bytes(), radiograph.boxes)
         for row, radiograph in enumerate(radiographs)
     ]
     with LocalServer(folder / "models") as server:
-        yield Served(server, *bundles, folder / "index", files, folder)
+        yield Served(server, *bundles, locating, folder / "index", files, folder)

@@ -12,13 +12,16 @@ import pytest
 from chextriev.anatomy import Finding
 from chextriev.errors import (
     DeadlineExpired,
+    InputError,
     InvalidSetting,
+    MissingFile,
     Overloaded,
     RequestRefused,
     ServerFailed,
     ServerUnavailable,
     ServingError,
     UnknownModel,
+    UnreadableImage,
     UntrustedServer,
 )
 from chextriev.radiograph import Radiograph
@@ -92,15 +95,24 @@ def test_pixels_travel_without_loss() -> None:
     pixels = np.arange(12000, dtype=np.uint32).reshape(120, 100).astype(np.uint8)
     sent = as_file(Radiograph("a", pixels, boxes()))
     np.testing.assert_array_equal(sent.decode().pixels, pixels)
-    with pytest.raises(InvalidSetting, match="a str where a RadiographFile or a Radiograph is needed"):
-        as_file("a.jpg")  # type: ignore[arg-type]
 
 
 @both
-@pytest.mark.parametrize(("given", "said"), [(b"\xff\xd8", "bytes"), (bytearray(b"P5"), "bytes"), ("a.jpg", "a str")])
-def test_what_is_no_source_is_named(kind: str, given: Any, said: str) -> None:
-    with pytest.raises(InvalidSetting, match=f"^{said} where a RadiographFile .*image_id, content, boxes"):
-        ask_client(kind, FakeServer(), lambda client: client.embed(given))
+@pytest.mark.parametrize(
+    ("given", "kind_of_error", "said"),
+    [
+        (b"\xff\xd8", UnreadableImage, "not a readable JPEG or PNG image, nor DICOM"),
+        (bytearray(b"text"), UnreadableImage, "not a readable JPEG or PNG image, nor DICOM"),
+        ("no/such.jpg", MissingFile, r"no/such.jpg: .*; give a DICOM, JPEG or PNG file"),
+        (7, InvalidSetting, "a int where a radiograph is needed; give the path or the bytes of"),
+        (None, InvalidSetting, "a NoneType where a radiograph is needed"),
+    ],
+)
+def test_what_is_no_source_is_named(kind: str, given: Any, kind_of_error: type[InputError], said: str) -> None:
+    server = FakeServer()
+    with pytest.raises(kind_of_error, match=said):
+        ask_client(kind, server, lambda client: client.embed(given))
+    assert not server.calls
 
 
 @both
