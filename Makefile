@@ -78,8 +78,12 @@ bench-gpu: $(STAMP)-gpu ## measure the encoder and the index on an NVIDIA GPU
 	$(BIN)/chextriev bench index-gpu --out eval/results/bench-index-gpu.json
 	$(BIN)/chextriev bench encode --device cuda --out eval/results/bench-encode-gpu.json
 
+# Debian starts a new Orthanc as a daemon, which the tests do without; one that was there before is left as it is.
 system-deps: ## install the Debian programs that some tests use (as root)
-	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium dcmtk
+	dpkg -s orthanc orthanc-dicomweb >/dev/null 2>&1 || { \
+		apt-get install -y -qq --no-install-recommends orthanc orthanc-dicomweb && \
+		update-rc.d orthanc disable && { service orthanc stop || true; }; }
 
 clean: ## remove the environment and the demo's results
 	rm -rf .venv .typing build demo
