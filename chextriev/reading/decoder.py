@@ -21,12 +21,11 @@ import numpy.typing as npt
 
 from chextriev.errors import ChextrievError, EmptyImage, UnreadableImage
 from chextriev.optional import require
+from chextriev.reading.decoders import LENGTHS
 from chextriev.reading.dicom_levels import to_grey, turned_upright
 from chextriev.reading.dicom_parts import read_codes, read_data_set
 from chextriev.reading.facts import Facts, check_modality, read_facts
 
-LENGTHS = struct.Struct(">IQ")
-"""Of the header and of what follows it."""
 _FAULTS = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError),
     *(ValueError, struct.error, zlib.error),
@@ -39,22 +38,28 @@ def decode_dicom(content: bytes, limits: dict[str, Any]) -> tuple[Facts, npt.NDA
 
     limits: max_elements, max_inflated_bytes, max_pixels and strict of `ReadSettings`.
     """
+    sizes = {name: limits[name] for name in ("max_elements", "max_inflated_bytes")}
     try:
-        sizes = {name: limits[name] for name in ("max_elements", "max_inflated_bytes")}
-        data = read_data_set(content, **sizes)
-        check_modality(data)
-        facts = read_facts(data, strict=limits["strict"])
-        codes, stored = read_codes(data, max_pixels=limits["max_pixels"])
-        pixels = turned_upright(to_grey(codes, stored, data), facts.turn)
+        with require("pydicom.config", extra="dicom").disable_value_validation():  # what is needed is checked here
+            data = read_data_set(content, **sizes)
+            check_modality(data)
+            facts = read_facts(data, strict=limits["strict"])
+            codes, stored = read_codes(data, max_pixels=limits["max_pixels"])
+            pixels = turned_upright(to_grey(codes, stored, data), facts.turn)
     except MemoryError:
         raise UnreadableImage("it needs more memory than one file may take") from None
-    except _FAULTS as error:
-        if isinstance(error, ChextrievError):
-            raise
+    except ChextrievError:
+        raise
+    except (*_FAULTS, *_own_faults()):
         raise UnreadableImage("damaged, or no DICOM image") from None
     if pixels.min() == pixels.max():
         raise EmptyImage("every pixel is equal; a radiograph is needed")
     return facts, pixels
+
+
+def _own_faults() -> tuple[type[Exception], ...]:
+    errors = require("pydicom.errors", extra="dicom")
+    return errors.InvalidDicomError, errors.BytesLengthException
 
 
 def _answer(request: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
@@ -111,10 +116,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable()
     try:
-        config = require("pydicom.config", extra="dicom")
-        config.settings.reading_validation_mode = config.IGNORE
-        require("pydicom.pixels.decoders", extra="dicom")
-        for module in ("pydicom.filereader", "gdcm", "jpeg_ls", "openjpeg", "rle"):
+        for module in ("pydicom.filereader", "pydicom.pixels.decoders", "gdcm", "jpeg_ls", "openjpeg", "rle"):
             require(module, extra="dicom")
     except ChextrievError:
         pass  # the first file says so

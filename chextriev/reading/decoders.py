@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -11,9 +12,10 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from chextriev.errors import UnreadableImage
-from chextriev.reading.decoder import LENGTHS
 from chextriev.reading.settings import ReadSettings
 
+LENGTHS = struct.Struct(">IQ")
+"""Of a message's header and of what follows it."""
 _LIMITS = ("max_elements", "max_inflated_bytes", "max_pixels", "strict", "decode_timeout_s", "decode_memory_bytes")
 
 
