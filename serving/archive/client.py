@@ -31,7 +31,14 @@ _WORDS: dict[type[ServingError], str] = {
     UntrustedServer: "the archive's certificate is not trusted; name the file of its authority (ca_file)",
     ServerUnavailable: "no archive answers at this address; look whether it runs and the address is right",
 }
-_TALKATIVE = "dicomweb_client", "dicomweb_client.web", "dicomweb_client.api", "urllib3.connectionpool", "pydicom"
+_TALKATIVE = (
+    "dicomweb_client",
+    "dicomweb_client.web",
+    "dicomweb_client.api",
+    "retrying",
+    "urllib3.connectionpool",
+    "pydicom",
+)
 
 
 @dataclass(frozen=True)
