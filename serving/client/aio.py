@@ -101,16 +101,25 @@ class AsyncClient:
     ) -> list[list[Hit]]:
         """`search` of several radiographs. patient_ids: one for each, None where unknown."""
         patients, countdown = search.check_query(k, len(sources), patient_ids), self._start(deadline)
-        if self._index is None and not self._served:
-            raise search.no_index()
+        search.check_index(self._index, served=self._served)
         digest = answers.digest_of_encoder(await self._describe(ensemble_name(self.system), countdown))
-        if self._index is not None:
-            self._index.check_encoder(digest)
-            queries = await self._embed(sources, countdown)
-            return await asyncio.to_thread(self._index.search, queries, k, patient_ids=patients, **ranking)
-        search.check_served(ranking)
-        search.check_same_encoder(digest, await self._describe(index_name(self.system), countdown))
-        return await self._search_served(await self._embed(sources, countdown), k, patients, countdown)
+        await self._check_searched(digest, ranking, countdown)
+        return await self._search(await self._embed(sources, countdown), k, patients, countdown, ranking)
+
+    async def search_embeddings(
+        self,
+        queries: Embeddings,
+        k: int = 10,
+        *,
+        patient_ids: Sequence[str | None] | None = None,
+        deadline: Deadline | None = None,
+        **ranking: "Unpack[Ranking]",
+    ) -> list[list[Hit]]:
+        """`search_each` of what `embed` has given."""
+        patients, countdown = search.check_query(k, len(queries), patient_ids), self._start(deadline)
+        search.check_index(self._index, served=self._served)
+        await self._check_searched(queries.encoder_digest, ranking, countdown)
+        return await self._search(queries, k, patients, countdown, ranking)
 
     def stream(
         self, sources: Sources, *, concurrency: int = 8, batch: int = 1, deadline: Deadline | None = None
@@ -169,6 +178,21 @@ class AsyncClient:
             return answers.read_embeddings(model, files, await self._transport.infer(call, countdown.remaining_s()))
 
         return await self._persist(once, countdown, request, ids)
+
+    async def _check_searched(self, digest: str, ranking: "Ranking", countdown: Countdown) -> None:
+        """OtherEncoder where the index is of another encoder than queries of this digest."""
+        if self._index is not None:
+            self._index.check_encoder(digest)
+            return
+        search.check_served(ranking)
+        search.check_same_encoder(digest, await self._describe(index_name(self.system), countdown))
+
+    async def _search(
+        self, queries: Embeddings, k: int, patients: list[str | None], countdown: Countdown, ranking: "Ranking"
+    ) -> list[list[Hit]]:
+        if self._index is not None:
+            return await asyncio.to_thread(self._index.search, queries, k, patient_ids=patients, **ranking)
+        return await self._search_served(queries, k, patients, countdown)
 
     async def _search_served(
         self, queries: Embeddings, k: int, patients: Sequence[str | None], countdown: Countdown

@@ -142,5 +142,5 @@ def findings_of(embeddings: Embeddings) -> dict[str, float]:
 def _embeddings(
     model: ModelDescription, image_ids: Sequence[str], arrays: Tensors, boxes: dict[str, Any]
 ) -> Embeddings:
-    named = {_FIELDS[name]: array for name, array in arrays.items()}
+    named: dict[str, Any] = {_FIELDS[name]: array for name, array in arrays.items()}
     return Embeddings(tuple(image_ids), encoder_digest=digest_of_encoder(model), **named, **boxes)

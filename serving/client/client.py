@@ -115,17 +115,25 @@ class Client:
     ) -> list[list[Hit]]:
         """`search` of several radiographs. patient_ids: one for each, None where unknown."""
         patients, countdown = search.check_query(k, len(sources), patient_ids), self._start(deadline)
-        if self._index is None and not self._served:
-            raise search.no_index()
+        search.check_index(self._index, served=self._served)
         digest = answers.digest_of_encoder(self._describe(ensemble_name(self.system), countdown))
-        if self._index is not None:
-            self._index.check_encoder(digest)
-            queries = self._embed(map(as_file, sources), countdown)
-            return self._index.search(queries, k, patient_ids=patients, **ranking)
-        search.check_served(ranking)
-        search.check_same_encoder(digest, self._describe(index_name(self.system), countdown))
-        queries = self._embed(map(as_file, sources), countdown)
-        return self._search_served(queries, k, patients, countdown)
+        self._check_searched(digest, ranking, countdown)
+        return self._search(self._embed(map(as_file, sources), countdown), k, patients, countdown, ranking)
+
+    def search_embeddings(
+        self,
+        queries: Embeddings,
+        k: int = 10,
+        *,
+        patient_ids: Sequence[str | None] | None = None,
+        deadline: Deadline | None = None,
+        **ranking: "Unpack[Ranking]",
+    ) -> list[list[Hit]]:
+        """`search_each` of what `embed` has given, for who wants to know of their boxes or findings too."""
+        patients, countdown = search.check_query(k, len(queries), patient_ids), self._start(deadline)
+        search.check_index(self._index, served=self._served)
+        self._check_searched(queries.encoder_digest, ranking, countdown)
+        return self._search(queries, k, patients, countdown, ranking)
 
     def stream(
         self, sources: Iterable[Source], *, concurrency: int = 8, batch: int = 1, deadline: Deadline | None = None
@@ -190,6 +198,21 @@ class Client:
             return answers.read_embeddings(model, files, self._transport.infer(call, countdown.remaining_s()))
 
         return self._persist(once, countdown, request, ids)
+
+    def _check_searched(self, digest: str, ranking: "Ranking", countdown: Countdown) -> None:
+        """OtherEncoder where the index is of another encoder than queries of this digest."""
+        if self._index is not None:
+            self._index.check_encoder(digest)
+            return
+        search.check_served(ranking)
+        search.check_same_encoder(digest, self._describe(index_name(self.system), countdown))
+
+    def _search(
+        self, queries: Embeddings, k: int, patients: list[str | None], countdown: Countdown, ranking: "Ranking"
+    ) -> list[list[Hit]]:
+        if self._index is not None:
+            return self._index.search(queries, k, patient_ids=patients, **ranking)
+        return self._search_served(queries, k, patients, countdown)
 
     def _search_served(
         self, queries: Embeddings, k: int, patients: Sequence[str | None], countdown: Countdown

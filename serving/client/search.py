@@ -54,11 +54,13 @@ def check_served(ranking: "Ranking") -> None:
         )
 
 
-def no_index() -> InvalidSetting:
-    """The error for a search without an index."""
-    return InvalidSetting(
-        f"this client has no index to search; open it with index=DIRECTORY, or index={SERVED!r} if the server has one"
-    )
+def check_index(index: "Retriever | None", *, served: bool) -> None:
+    """InvalidSetting for a search without an index."""
+    if index is None and not served:
+        raise InvalidSetting(
+            "this client has no index to search; open it with index=DIRECTORY, or"
+            f" index={SERVED!r} if the server has one"
+        )
 
 
 def check_same_encoder(queries: str, index: ModelDescription) -> None:

@@ -85,8 +85,7 @@ class LocatedPreprocess(RadiographPreprocess):
     def _answer(self, request: Any) -> Tensors:
         files, proposed = read_images(read_tensor(request, IMAGE)), read_tensor(request, REGION_BOXES)
         confidence = valid_confidence(read_tensor(request, PROPOSED_CONFIDENCE), proposed)
-        pairs = zip(files, proposed, strict=True)
-        found = list(self._pool.map(lambda pair: cut_located(*pair, self._spec), pairs))
+        found = list(self._pool.map(lambda file, boxes: cut_located(file, boxes, self._spec), files, proposed))
         crops, boxes = (np.stack([each[place] for each in found]) for place in range(2))
         return {CROPS: crops, BOXES: boxes, CONFIDENCE: confidence}
 

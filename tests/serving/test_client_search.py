@@ -46,6 +46,24 @@ def test_many_queries_of_a_served_index(kind: str) -> None:
 
 
 @both
+def test_embeddings_are_searched_without_another_request_for_them(kind: str) -> None:
+    server = FakeServer()
+    queries = ask_client(kind, server, lambda client: client.embed([file(1), file(2)]))
+    server.hits = json.dumps([asdict(HIT)]).encode()
+    found = ask_client(
+        kind, server, lambda client: client.search_embeddings(queries, 3, patient_ids=["p", None]), index="served"
+    )
+    assert found == [[HIT], [HIT]]
+    assert [call.model.name for call in server.calls] == ["chextriev_v6", "index_v6"]
+    assert server.calls[-1].inputs["patient_ids"].tolist() == [[b"p"], [b""]]
+    server.models["index_v6"] = ModelDescription("index_v6", HITS, {"encoder_digest": "e" * 64})
+    with pytest.raises(OtherEncoder, match="index_v6 holds vectors of encoder eeeeeeeeeeee"):
+        ask_client(kind, server, lambda client: client.search_embeddings(queries), index="served")
+    with pytest.raises(InvalidSetting, match="no index to search"):
+        ask_client(kind, server, lambda client: client.search_embeddings(queries))
+
+
+@both
 def test_an_index_of_another_encoder_is_refused_before_anything_is_sent(kind: str) -> None:
     server = FakeServer()
     server.models["index_v6"] = ModelDescription("index_v6", HITS, {"encoder_digest": "e" * 64})
