@@ -7,7 +7,7 @@ status 2; from Python, catch the branch you can mend::
     ├── InputError                what a person gave
     │   ├── UnknownName           UnknownRegion, UnknownFinding, UnknownSystem, UnknownBackbone, UnknownEngine,
     │   │                         UnknownProtocol, UnknownColumn, UnknownCollection
-    │   ├── ImageError            UnreadableImage, EmptyImage, UnsuitableImage
+    │   ├── ImageError            UnreadableImage, EmptyImage, UnsuitableImage, UnfitRadiograph
     │   ├── BoxError              MissingRegion, DuplicateRegion, EmptyBox, BoxOutside, InvalidBox
     │   ├── TableError            MissingColumn, MissingFile, InvalidValue, CountMismatch, DuplicateImage, EmptySplit,
     │   │                         MissingRow, NotFrontal, AvoidedImage
@@ -120,6 +120,10 @@ class EmptyImage(ImageError):
 
 class UnsuitableImage(ImageError):
     """A sound file that shows something else: another modality, body part or view, colour, several frames."""
+
+
+class UnfitRadiograph(ImageError):
+    """The quality check found a fault: no frontal chest, inverted, turned, blank, stretched, mirrored or cropped."""
 
 
 class BoxError(InputError):

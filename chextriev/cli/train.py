@@ -1,10 +1,10 @@
-"""`chextriev train`: Lightning's own command line, see `chextriev train fit --help`; `tune` has one of its own."""
+"""`chextriev train`: Lightning's own command line, see `chextriev train fit --help`; `tune` and `quality` have their own."""
 
 import argparse
 
 from chextriev.cli.output import emit
 
-ACTIONS = ("fit", "validate", "test", "predict", "tune")
+ACTIONS = ("fit", "validate", "test", "predict", "tune", "quality")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,10 @@ def _run(options: argparse.Namespace) -> None:
         from chextriev.cli.tune import run_tune
 
         run_tune(options.arguments)
+    elif options.action == "quality":
+        from chextriev.cli.train_quality import run_quality
+
+        run_quality(options.arguments)
     else:
         _run_lightning(options)
 
