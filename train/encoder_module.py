@@ -1,6 +1,6 @@
 """The Lightning module that trains every system, from region features or from pixels."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from chextriev.errors import InvalidSetting, OtherBackbone
 from chextriev.preprocess import CropSpec
-from chextriev.systems import find_system, new_system, trains_backbone
+from chextriev.systems import SystemSpec, find_system, new_system, trains_backbone
 from chextriev.train.adjacency import cooccurrence_adjacency
 from chextriev.train.encoder_output import EncoderOutput
 from chextriev.train.encoders import new_encoder, set_adjacency
@@ -35,6 +35,8 @@ class EncoderModule(pl.LightningModule):
         recompute: hold the activations of two radiographs at a time and compute them twice (default: true).
         provenance: digests of the data (taken from the data).
     """
+
+    monitor: ClassVar = "val_auroc"
 
     def __init__(
         self,
@@ -152,16 +154,7 @@ class EncoderModule(pl.LightningModule):
 
     def check_features(self, features: RegionFeatures) -> None:
         """OtherBackbone, with the command that is needed, where the cache is not what this system learns from."""
-        crops = self.spec.crops
-        if features.crops_digest == crops.digest and (features.backbone == PIXELS) == trains_backbone(self.spec):
-            return
-        name = PIXELS if trains_backbone(self.spec) else "NAME"
-        have = CropSpec(**features.crops)
-        raise OtherBackbone(
-            f"system {self.spec.name} does not learn from these features ({features.backbone}, {have.area} at"
-            f" {have.size} pixels); run: chextriev data features TABLE OUT --backbone {name} --area {crops.area}"
-            f" --size {crops.size}"
-        )
+        check_features(self.spec, features)
 
     @property
     def _data(self) -> FeatureData:
@@ -169,6 +162,19 @@ class EncoderModule(pl.LightningModule):
         if not isinstance(data, FeatureData):
             raise InvalidSetting(f"EncoderModule trains from FeatureData, not {type(data).__name__}")
         return data
+
+
+def check_features(spec: SystemSpec, features: RegionFeatures) -> None:
+    """OtherBackbone, with the command that is needed, where the cache is not what this system learns from."""
+    if features.crops_digest == spec.crops.digest and (features.backbone == PIXELS) == trains_backbone(spec):
+        return
+    name = PIXELS if trains_backbone(spec) else "NAME"
+    have = CropSpec(**features.crops)
+    raise OtherBackbone(
+        f"system {spec.name} does not learn from these features ({features.backbone}, {have.area} at"
+        f" {have.size} pixels); run: chextriev data features TABLE OUT --backbone {name} --area {spec.crops.area}"
+        f" --size {spec.crops.size}"
+    )
 
 
 def _outputs(output: EncoderOutput) -> dict[str, Tensor]:

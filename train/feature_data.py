@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -156,4 +156,7 @@ class FeatureData(pl.LightningDataModule):
     def _loader_of(self, rows: npt.NDArray[np.int64], *, seed: int | None = None) -> DataLoader[Batch]:
         share = Share(self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else None
         batches = Batches(len(rows), self.batch_size, seed=seed, share=share)
-        return DataLoader(FeatureDataset(self.table, self.features, rows), sampler=batches, batch_size=None)
+        return DataLoader(self._dataset(rows), sampler=batches, batch_size=None)
+
+    def _dataset(self, rows: npt.NDArray[np.int64]) -> Dataset[Any]:
+        return FeatureDataset(self.table, self.features, rows)

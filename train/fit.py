@@ -38,8 +38,7 @@ from chextriev.artifacts import (
 from chextriev.embedding_set import KIND as EMBEDDINGS
 from chextriev.embedding_set import embedding_set, write_embedding_files
 from chextriev.errors import InvalidSetting, NotAnArtifact, TrainingDiverged
-from chextriev.train.encoder_module import EncoderModule
-from chextriev.train.feature_data import FeatureData
+from chextriev.train.families import find_family
 from chextriev.train.gather import gather_rows
 from chextriev.train.loggers import LoggerName, check_logger, kept_environment, logger_options
 from chextriev.train.run_files import (
@@ -63,8 +62,8 @@ _EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training.*",  # a backbone keeps its statistics
 )
 
-Monitor = Literal["val_auroc", "val_precision_at_5", "val_loss"]
-_MODES = {"val_auroc": "max", "val_precision_at_5": "max", "val_loss": "min"}
+Monitor = Literal["val_auroc", "val_precision_at_5", "val_iou", "val_loss"]
+_MODES = {"val_auroc": "max", "val_precision_at_5": "max", "val_iou": "max", "val_loss": "min"}
 _LOGGERS = {"tensorboard": TensorBoardLogger, "wandb": WandbLogger, "mlflow": MLFlowLogger}
 
 
@@ -90,14 +89,13 @@ class TrainCommand(LightningCLI):
         parser.add_argument(
             "--predictions", type=Path, default=None, help="embeddings that `predict` writes (default: OUT/predictions)"
         )
-        parser.add_argument(
-            "--best.monitor", type=Monitor, default="val_auroc", help="what makes a checkpoint the best"
-        )
+        monitor = self._model_class.monitor
+        parser.add_argument("--best.monitor", type=Monitor, default=monitor, help="what makes a checkpoint the best")
         parser.add_argument(
             "--best.mode", type=Literal["max", "min"], default="max", help="whether large or small is good"
         )
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.set_defaults(_EARLY_STOPPING)
+        parser.set_defaults({**_EARLY_STOPPING, "early_stopping.monitor": monitor})
         parser.link_arguments("out", "trainer.default_root_dir", compute_fn=str)
         parser.link_arguments("data.feature_width", "model.feature_width", apply_on="instantiate")
         parser.link_arguments("data.provenance", "model.provenance", apply_on="instantiate")
@@ -245,16 +243,12 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 _TRAINER = {"use_distributed_sampler": False, "enable_checkpointing": False}  # `fit` brings its own of both
-_EARLY_STOPPING = {
-    "early_stopping.monitor": "val_auroc",
-    "early_stopping.mode": "max",
-    "early_stopping.patience": 4,
-}
+_EARLY_STOPPING = {"early_stopping.mode": "max", "early_stopping.patience": 4}
 
 
 def run_train(arguments: Sequence[str]) -> TrainCommand:
     """Run `fit`, `validate`, `test` or `predict` with Lightning's arguments."""
-    handler = signal.getsignal(signal.SIGINT)
+    family, handler = find_family(arguments), signal.getsignal(signal.SIGINT)
     for name in ("pytorch_lightning", "lightning_fabric"):  # the hardware it did not find, and advertisements
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
@@ -263,8 +257,8 @@ def run_train(arguments: Sequence[str]) -> TrainCommand:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(pytorch_lightning|jsonargparse)\b")
         try:
             return TrainCommand(
-                EncoderModule,
-                FeatureData,
+                family.module,
+                family.data,
                 args=list(arguments),
                 seed_everything_default=0,
                 trainer_defaults={"enable_progress_bar": sys.stderr.isatty(), **_TRAINER},

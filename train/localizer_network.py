@@ -30,6 +30,7 @@ _STAGES = (4, 10, 15)  # the last block of each stage, at strides of 8, 16 and 3
 _STAGE_CHANNELS = (40, 112, 320)
 _KEPT_BLOCKS = 3  # a third of a training step, at full resolution
 _NEAR = 0.12  # how far from the mean layout's side a fresh network looks, as a share of the image
+_LEAST = 1e-3  # of width and height: the softplus rounds to 0 where sides have crossed
 _SHARPNESS = 100.0  # of the softplus that keeps widths above 0: it moves no width above .05 by more than .0001
 
 
@@ -135,7 +136,8 @@ class LocalizerHead(nn.Module):
 def _boxes(sides: Tensor) -> Tensor:
     """[B, 72] sides -> [B, 18, 4] corners, each box with an area."""
     low, high = sides.reshape(-1, N_REGIONS, 2, 2).unbind(dim=2)
-    return torch.cat([low, low + functional.softplus((high - low) * _SHARPNESS) / _SHARPNESS], dim=2)
+    extent = functional.softplus((high - low) * _SHARPNESS) / _SHARPNESS
+    return torch.cat([low, low + extent.clamp(min=_LEAST)], dim=2)
 
 
 def _near_layout(layout: Tensor, across: Tensor, down: Tensor) -> Tensor:
