@@ -1,10 +1,13 @@
 """DICOM files: every transfer syntax and every way of saying what a stored value means."""
 
+import io
 from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import config, dcmread
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 from chextriev import Radiograph, ReadSettings, read_image
@@ -12,6 +15,7 @@ from chextriev.errors import EmptyImage, ImageError, UnreadableImage, Unsuitable
 from chextriev.radiograph_image import RadiographImage
 from chextriev.reading.decoder import decode_dicom
 from chextriev.reading.dicom_file import NO_KEY
+from chextriev.reading.dicom_parts import read_codes, read_data_set
 from chextriev.reading.facts import Facts
 from chextriev.uid_key import UidKey
 from tests import dicom_files
@@ -260,6 +264,32 @@ def test_without_a_key_hashes_hold_within_the_process_and_that_is_said() -> None
     assert one.image_id != other.image_id
     assert one.remarks == (NO_KEY,)
     assert one.patient_id != UidKey(bytes(32)).hash("Planted-0815\\", kind="patient")
+
+
+def shipped(name: str) -> bytes:
+    """A file that pydicom ships, made by another writer; said to be a chest."""
+    with config.disable_value_validation():
+        data = dcmread(get_testdata_file(name, download=False))
+        data.Modality, data.BodyPartExamined, data.ViewPosition, data.PatientOrientation = "DX", "CHEST", "AP", None
+        stream = io.BytesIO()
+        data.save_as(stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_implicit.dcm"]
+    + ["MR_small_bigendian.dcm", "MR_small_expb.dcm"],
+)
+def test_files_of_other_writers_are_equal_to_the_bit(name: str) -> None:
+    found = decode_dicom(shipped(name), LIMITS)[1]
+    assert np.array_equal(found, decode_dicom(shipped("MR_small.dcm"), LIMITS)[1])
+
+
+def test_jpeg_of_twelve_bits_of_another_writer_is_read() -> None:
+    data = read_data_set(shipped("JPGExtended.dcm"), max_elements=1000, max_inflated_bytes=2**20)
+    codes, stored = read_codes(data, max_pixels=2**20)
+    assert (stored.bits, codes[420, 140], codes[230, 120]) == (12, 244, 95)  # as pydicom's own tests have it
 
 
 def test_files_without_meta_information_are_read() -> None:

@@ -26,7 +26,7 @@ from chextriev.reading.dicom_levels import to_grey, turned_upright
 from chextriev.reading.dicom_parts import read_codes, read_data_set
 from chextriev.reading.facts import Facts, check_modality, read_facts
 
-_FAULTS = (
+_FAULTS: tuple[type[Exception], ...] = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError),
     *(ValueError, struct.error, zlib.error),
 )
@@ -50,16 +50,16 @@ def decode_dicom(content: bytes, limits: dict[str, Any]) -> tuple[Facts, npt.NDA
         raise UnreadableImage("it needs more memory than one file may take") from None
     except ChextrievError:
         raise
-    except (*_FAULTS, *_own_faults()):
+    except _faults():
         raise UnreadableImage("damaged, or no DICOM image") from None
     if pixels.min() == pixels.max():
         raise EmptyImage("every pixel is equal; a radiograph is needed")
     return facts, pixels
 
 
-def _own_faults() -> tuple[type[Exception], ...]:
+def _faults() -> tuple[type[Exception], ...]:
     errors = require("pydicom.errors", extra="dicom")
-    return errors.InvalidDicomError, errors.BytesLengthException
+    return *_FAULTS, errors.InvalidDicomError, errors.BytesLengthException
 
 
 def _answer(request: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
