@@ -138,7 +138,7 @@ class RepositoryMaker:
             [_text(wire.IMAGE), *_proposals(wire.REGION_BOXES, wire.PROPOSED_CONFIDENCE)],
             [_crops(bundle), *_proposals(wire.BOXES, wire.CONFIDENCE)],
         )
-        crop = self._crop(config, bundle, instances=2, code="radiograph_preprocess_located")
+        crop = self._crop(config, bundle, instances=self._croppers(), code="radiograph_preprocess_located")
         outputs = [*_outputs(bundle), *_proposals(wire.BOXES, wire.CONFIDENCE)]
         config = self._new(wire.located_name(bundle.card.system), [_text(wire.IMAGE)], outputs)
         self._through(config, [*((step, _OF_LOCALIZER) for step in locate), *((step, {}) for step in (crop, *encode))])
@@ -154,8 +154,16 @@ class RepositoryMaker:
             return [self._models[name] for name in wire.LOCALIZER_MODELS]
         proven = self._proven(bundle)
         config = self._new(preprocess, [_text(wire.IMAGE)], [_crops(bundle)])
-        crop = self._crop(config, bundle, instances=1, code=preprocess)
+        crop = self._crop(config, bundle, instances=self._croppers(), code=preprocess)
         return [crop, self._extract(backbone, bundle, proven), self._encoder(bundle, proven, name=head)]
+
+    def _croppers(self) -> int:
+        """Processes of each model that crops for located ensembles.
+
+        One radiograph is decoded in the first model while another one is cut in the second. On a processor the backbone
+        takes several times as long as either; a GPU would wait for one.
+        """
+        return 1 if self._settings.backend == "python" else 2
 
     def _through(self, config: triton.Config, steps: Sequence[tuple[Model, Mapping[str, str]]]) -> None:
         """The steps of an ensemble; its tensors have the names of the models' unless a step renames them."""

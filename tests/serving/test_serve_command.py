@@ -34,6 +34,20 @@ def test_a_repository_is_named_after_what_it_is_made_of(
         assert both != one
 
 
+def test_a_localizer_is_part_of_it(regions_made: TinyBundle, localizer: TinyBundle, tmp_path: Path) -> None:
+    with served_repository(parse(regions_made.folder), tmp_path) as one:
+        assert not (one / "localizer").exists()
+    options = parse(regions_made.folder, "--localizer", localizer.folder, "--localizer-engine", "onnx-fp32")
+    with served_repository(options, tmp_path) as other:
+        assert (other / "localizer" / "config.pbtxt").exists()
+        assert other.name != one.name
+    with (
+        pytest.raises(InvalidSetting, match="bundle of a localizer"),
+        served_repository(parse(localizer.folder), tmp_path),
+    ):
+        pass
+
+
 def test_only_what_serve_made_is_removed(
     regions_made: TinyBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,9 +91,9 @@ def test_a_bundle_that_another_signed_is_not_served(regions_made: TinyBundle, tm
 def test_a_given_repository_is_taken_as_it_is(tmp_path: Path) -> None:
     with served_repository(parse("--repository", tmp_path), tmp_path / "state") as given:
         assert given == tmp_path
-    options = parse("--repository", tmp_path, "--signed-by", "key.pem")
+    options = parse("--repository", tmp_path, "--signed-by", "key.pem", "--localizer", "bundle")
     with (
-        pytest.raises(InvalidSetting, match="leave out --index, --engine and --signed-by"),
+        pytest.raises(InvalidSetting, match="leave out --localizer, --signed-by"),
         served_repository(options, tmp_path / "state"),
     ):
         pass
