@@ -255,7 +255,10 @@ def test_a_file_has_keyed_hashes_for_identifiers() -> None:
     elsewhere = read_image(as_bytes(data_set(IssuerOfPatientID="elsewhere")), settings=settings)
     assert elsewhere.patient_id != found.patient_id
     assert found.remarks == ()
-    assert read_image(as_bytes(data_set(PatientID=None, StudyInstanceUID=None)), settings=settings).patient_id is None
+    nameless = [data_set(PatientID=None, StudyInstanceUID=None, SOPInstanceUID=None, PatientAge=age) for age in "12"]
+    one, two = (read_image(as_bytes(data), settings=settings) for data in nameless)
+    assert (one.patient_id, one.study_id) == (None, None)
+    assert one.image_id != two.image_id, "of the whole file where it has no UID"
 
 
 def test_without_a_key_hashes_hold_within_the_process_and_that_is_said() -> None:
@@ -278,8 +281,7 @@ def shipped(name: str) -> bytes:
 
 @pytest.mark.parametrize(
     "name",
-    ["MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_implicit.dcm"]
-    + ["MR_small_bigendian.dcm", "MR_small_expb.dcm"],
+    [f"MR_small_{kind}.dcm" for kind in ("RLE", "jp2klossless", "jpeg_ls_lossless", "implicit", "bigendian", "expb")],
 )
 def test_files_of_other_writers_are_equal_to_the_bit(name: str) -> None:
     found = decode_dicom(shipped(name), LIMITS)[1]

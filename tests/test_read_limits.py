@@ -3,6 +3,8 @@
 import io
 import logging
 import struct
+import subprocess
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -138,3 +140,23 @@ def test_no_value_of_a_file_is_said(
     assert not [text for text in chain if "planted" in text.lower()]
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_fork_leaves_its_parents_decoders_alone() -> None:
+    code = (
+        "import os, sys\n"
+        "from chextriev import read_image\n"
+        "from chextriev.reading.decoders import DECODERS\n"
+        "content = sys.stdin.buffer.read()\n"
+        "read_image(content)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    DECODERS.close()\n"
+        "    read_image(content)\n"
+        "    DECODERS.close()\n"
+        "    os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "read_image(content)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=as_bytes(data_set()), capture_output=True, check=False)
+    assert (done.returncode, done.stderr.decode()) == (0, "")

@@ -6,6 +6,7 @@ its answer. A request is a header of JSON and a file, an answer a header of JSON
 lengths.
 """
 
+import contextlib
 import json
 import logging
 import signal
@@ -112,14 +113,14 @@ def main() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the patient's data
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who asked ends this process by closing its input
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who asked ends this process
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # whoever started this process may have ignored it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     warnings.simplefilter("ignore")
     logging.disable()
-    try:
+    with contextlib.suppress(ChextrievError):  # the first file says what is not installed
         for module in ("pydicom.filereader", "pydicom.pixels.decoders", "gdcm", "jpeg_ls", "openjpeg", "rle"):
             require(module, extra="dicom")
-    except ChextrievError:
-        pass  # the first file says so
     serve(sys.stdin.buffer, sys.stdout.buffer)
 
 

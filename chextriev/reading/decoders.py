@@ -24,6 +24,7 @@ class Decoders:
 
     def __init__(self) -> None:
         self._idle: list[subprocess.Popen[bytes]] = []
+        self._inherited: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
         self._owner = os.getpid()
 
@@ -41,28 +42,31 @@ class Decoders:
     def close(self) -> None:
         """End the idle processes, which their next use starts again."""
         with self._lock:
+            self._own()
             ended, self._idle = self._idle, []
         for process in ended:
             _end(process)
 
+    def _own(self) -> None:
+        """After a fork, leave the processes to the parent, whose they are."""
+        if self._owner != os.getpid():
+            self._inherited, self._idle, self._owner = self._idle, [], os.getpid()
+
     @contextlib.contextmanager
     def _process(self) -> Iterator[subprocess.Popen[bytes]]:
         with self._lock:
-            if self._owner != os.getpid():  # after a fork; those processes are the parent's
-                self._idle, self._owner = [], os.getpid()
+            self._own()
             process = self._idle.pop() if self._idle else None
-        process = process or _started()
+        process, sound = process or _started(), False
         try:
             yield process
-        except BaseException:
-            process.kill()  # interrupted between question and answer
-            _end(process)
-            raise
-        if process.poll() is None:
-            with self._lock:
-                self._idle.append(process)
-        else:
-            _end(process)
+            sound = process.poll() is None
+        finally:  # one that was interrupted between question and answer is no longer of use
+            if sound:
+                with self._lock:
+                    self._idle.append(process)
+            else:
+                _end(process)
 
 
 def _started() -> subprocess.Popen[bytes]:
@@ -105,6 +109,7 @@ def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()  # closing its input is not enough where a fork of this process holds that too
     for stream in (process.stdin, process.stdout):
         with contextlib.suppress(BrokenPipeError):
             if stream is not None:

@@ -1,5 +1,6 @@
 """DICOM files: read in a process of their own, and named by keyed hashes."""
 
+import hashlib
 from functools import cache
 
 import numpy as np
@@ -30,7 +31,7 @@ def read_dicom(content: bytes, settings: ReadSettings, *, where: str, image_id: 
     facts = Facts(**header["facts"])
     key = settings.key or process_key()
     return RadiographImage(
-        image_id=image_id or key.hash(facts.image, kind="image"),
+        image_id=image_id or key.hash(facts.image or hashlib.sha256(content).hexdigest(), kind="image"),
         pixels=np.frombuffer(raw, np.uint8).reshape(header["shape"]),
         study_id=key.hash(facts.study, kind="study") if facts.study else None,
         patient_id=key.hash(facts.patient, kind="patient") if facts.patient else None,
