@@ -36,6 +36,7 @@ from tests.train.tiny_training import QUIET, data_words
 
 CONFIGS = sorted(config_path("v6").parent.glob("*.yaml"))
 SMALL = {"width": 32, "heads": 2, "head_width": 8}
+SMALLER: dict[str, dict[str, int]] = {"variant": SMALL, "localizer": {"size": 64}}
 BACKBONE = "efficientnet-lite0"
 EPOCH = ["--trainer.max_epochs", "1"]
 
@@ -69,7 +70,7 @@ def small_system(path: Path) -> tuple[dict[str, Any], SystemSpec]:
     stated = yaml.safe_load(path.read_text())["model"]["system"]
     settings = {"base": stated} if isinstance(stated, str) else dict(stated)
     family = new_system({**settings, "name": "tiny"}).family
-    settings = {**settings, "name": "tiny", **(SMALL if family == "variant" else {})}
+    settings = {**settings, "name": "tiny", **SMALLER.get(family, {})}
     return settings, new_system(settings)
 
 
@@ -78,7 +79,7 @@ def fit(data: Data, path: Path, out: Path) -> SystemSpec:
     settings, spec = small_system(path)
     words = ["--config", str(path), "--model.system", str(settings), "--data.batch_size", "2"]
     words += [*EPOCH, "--trainer.accumulate_grad_batches", "1", "--trainer.val_check_interval", "1.0"]
-    if spec.as_dict().get("backbone") == "trained":
+    if spec.as_dict().get("backbone") == "trained" and spec.family != "localizer":
         words += ["--model.backbone", BACKBONE]
     command = run_train(["fit", *words, *data_words(data.folder, data.features(spec)), *QUIET, "--out", str(out)])
     assert command.manifest.facts["steps"] == 1
