@@ -1,11 +1,12 @@
 """`chextriev train quality`: the parameters of the quality check from prepared data.
 
-Weights are those of ridge regression on the train split of one or several study tables; thresholds are quantiles of the
-scores that views of the validation split have. A table counts as much as another, whatever its size.
+Weights are those of ridge regression on the train split of one or several study tables. Thresholds are quantiles of the
+scores of views of the validation split, and of the train split by weights that were fitted without their patients: a
+small validation split has too few odd images. A table counts as much as another, whatever its size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,30 +29,40 @@ _UNCUT = 0.01
 class QualityFit:
     """How the parameters are found.
 
-    views: of each kind, an image and table of the train split, counted on the largest table; smaller ones give more.
-    ridge: penalty on the squares of the weights. false_alarms: share of the validation views that each of the six
-    scores (chest, mirrored, four borders) may refuse.
+    views: of each kind, an image. ridge: penalty on the squares of the weights. false_alarms: share of the views that
+    each of the six scores (chest, mirrored, four borders) may refuse. folds: of the patients of the train split.
     """
 
     views: int = 10
-    checked_views: int = 8
     ridge: float = 0.003
-    false_alarms: float = 0.004
+    false_alarms: float = 0.002
+    folds: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.views, self.checked_views) < 1 or self.ridge <= 0 or not 0 < self.false_alarms < 0.1:
-            raise InvalidSetting(f"{self}: views of at least 1, ridge above 0 and false_alarms in 0 to 0.1 are needed")
+        if min(self.views, self.folds - 1) < 1 or self.ridge <= 0 or not 0 < self.false_alarms < 0.1:
+            raise InvalidSetting(
+                f"{self}: at least 1 view and 2 folds, ridge above 0 and false_alarms in 0 to 0.1 are needed"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """Views of one table. past: [N, 4], how far lungs reach past the borders; nan where that is unknown."""
+    """Views of one table. past: [N, 4], how far lungs reach past the borders; nan where that is unknown.
+
+    patient: [N], a number for each.
+    """
 
     mild: list[View]
     wide: list[View]
     none: list[View]
     past: Floats
+    patient: npt.NDArray[np.intp]
+
+    def take(self, chosen: npt.NDArray[np.bool_]) -> "_Seen":
+        rows = np.flatnonzero(chosen)
+        mild, wide, none = ([views[row] for row in rows] for views in (self.mild, self.wide, self.none))
+        return _Seen(mild, wide, none, self.past[rows], self.patient[rows])
 
 
 def fit_quality(tables: Sequence[StudyTable], *, source: str, settings: QualityFit | None = None) -> QualityModel:
@@ -62,17 +73,28 @@ def fit_quality(tables: Sequence[StudyTable], *, source: str, settings: QualityF
     chosen = settings or QualityFit()
     rng = np.random.default_rng(chosen.seed)
     fitted = [_look_at(part, chosen.views, rng) for part in _parts(tables, "train")]
-    checked = [_look_at(part, chosen.checked_views, rng) for part in _parts(tables, "validate")]
-    unscaled = QualityModel(
-        chest=_chest_weights(fitted, chosen.ridge),
-        mirror=_mirror_weights(fitted, chosen.ridge),
-        edges=_edge_weights(fitted, chosen.ridge),
+    checked = [_look_at(part, chosen.views, rng) for part in _parts(tables, "validate")]
+    weights = _weights(fitted, chosen.ridge, source)
+    scored = [_Scores.of(weights, seen) for seen in checked]
+    for fold in range(chosen.folds):
+        held = [seen.patient % chosen.folds == fold for seen in fitted]
+        if all(some.any() and not some.all() for some in held):
+            others = [seen.take(~some) for seen, some in zip(fitted, held, strict=True)]
+            without = _weights(others, chosen.ridge, source)
+            scored += [_Scores.of(without, seen.take(some)) for seen, some in zip(fitted, held, strict=True)]
+    return _with_thresholds(weights, scored, chosen.false_alarms)
+
+
+def _weights(tables: Sequence[_Seen], ridge: float, source: str) -> QualityModel:
+    return QualityModel(
+        chest=_chest_weights(tables, ridge),
+        mirror=_mirror_weights(tables, ridge),
+        edges=_edge_weights(tables, ridge),
         chest_scale=np.zeros(2),
         mirror_scale=np.zeros(2),
         edge_scale=np.zeros((len(EDGES), 2)),
         source=source,
     )
-    return _with_thresholds(unscaled, checked, chosen.false_alarms)
 
 
 def _parts(tables: Sequence[StudyTable], split: str) -> list[StudyTable]:
@@ -83,18 +105,19 @@ def _parts(tables: Sequence[StudyTable], split: str) -> list[StudyTable]:
 
 
 def _look_at(table: StudyTable, views: int, rng: np.random.Generator) -> _Seen:
-    seen = _Seen([], [], [], np.zeros((0, len(EDGES))))
+    mild, wide, none = [], [], []
     past = []
     for row in track(range(len(table)), "views"):
         radiograph = table.radiograph(row)
         lungs = lung_edges(radiograph.boxes.xyxy, radiograph.pixels.shape)
         for _ in range(views):
-            seen.mild.append(cut_view(radiograph.pixels, lungs, MILD, rng)[0])
+            mild.append(cut_view(radiograph.pixels, lungs, MILD, rng)[0])
             view, ends = cut_view(radiograph.pixels, lungs, WIDE, rng)
-            seen.wide.append(view)
+            wide.append(view)
             past.append(np.where(_inside(lungs), _past(ends), np.nan))
-            seen.none.append(no_chest(radiograph.pixels, rng))
-    return _Seen(seen.mild, seen.wide, seen.none, np.array(past))
+            none.append(no_chest(radiograph.pixels, rng))
+    _, patient = np.unique(table.patient_id.astype(str), return_inverse=True)
+    return _Seen(mild, wide, none, np.array(past), np.repeat(patient, views))
 
 
 def lung_edges(boxes_xyxy: npt.NDArray[np.float32], shape: tuple[int, ...]) -> Floats:
@@ -162,28 +185,47 @@ def _edge_weights(tables: Sequence[_Seen], ridge: float) -> Floats:
     return np.array(columns)
 
 
-def _with_thresholds(model: QualityModel, checked: Sequence[_Seen], false_alarms: float) -> QualityModel:
-    """Thresholds that `false_alarms` of the views of the worst table cross."""
-    chest = [np.array([chest_scores(view, model)[0, 0] for view in seen.mild]) for seen in checked]
-    mirror = [np.array([mirror_score(view, model) for view in seen.mild]) for seen in checked]
-    past = [np.array([past_borders(view, model) for view in seen.wide]) for seen in checked]
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """Of views that the weights have not been fitted to. none: the best of eight of pictures that are no chest."""
+
+    chest: Floats
+    none: Floats
+    mirror: Floats
+    past: Floats
+    known_past: Floats
+
+    @classmethod
+    def of(cls, model: QualityModel, seen: _Seen) -> "_Scores":
+        return cls(
+            chest=np.array([chest_scores(view, model)[0, 0] for view in seen.mild]),
+            none=np.array([chest_scores(view, model).max() for view in seen.none]),
+            mirror=np.array([mirror_score(view, model) for view in seen.mild]),
+            past=np.array([past_borders(view, model) for view in seen.wide]),
+            known_past=seen.past,
+        )
+
+
+def _with_thresholds(model: QualityModel, scored: Sequence[_Scores], false_alarms: float) -> QualityModel:
+    """Thresholds that `false_alarms` of the views cross.
+
+    That of the chest lies in the middle between there and the score that as few of the other pictures exceed, since the
+    two are apart; where they are not, at the former.
+    """
+    chest, none = (np.concatenate([getattr(each, name) for each in scored]) for name in ("chest", "none"))
+    mirror = np.concatenate([each.mirror for each in scored])
+    past, known = (np.concatenate([getattr(each, name) for each in scored]) for name in ("past", "known_past"))
+    least, other = float(np.quantile(chest, false_alarms)), float(np.quantile(none, 1 - 10 * false_alarms))
+    middle = min(least, (least + other) / 2)
     edges = []
     for edge in range(len(EDGES)):
-        whole = [found[seen.past[:, edge] < 0, edge] for found, seen in zip(past, checked, strict=True)]
-        least = max(float(np.quantile(scores, 1 - false_alarms)) for scores in whole if len(scores))
-        edges.append((least, max(least, _UNCUT)))
-    return QualityModel(
-        chest=model.chest,
-        mirror=model.mirror,
-        edges=model.edges,
-        chest_scale=_low_threshold(chest, false_alarms),
-        mirror_scale=_low_threshold(mirror, false_alarms),
+        whole = past[known[:, edge] < 0, edge]
+        most = float(np.quantile(whole, 1 - false_alarms)) if len(whole) else _UNCUT
+        edges.append((max(most, _UNCUT), max(most, _UNCUT)))
+    exchanged = float(np.quantile(mirror, false_alarms))
+    return replace(
+        model,
+        chest_scale=np.array([middle, max(float(np.median(chest)) - middle, 1e-3)]),
+        mirror_scale=np.array([exchanged, max(float(np.median(mirror)) - exchanged, 1e-3)]),
         edge_scale=np.array(edges),
-        source=model.source,
     )
-
-
-def _low_threshold(scores: Sequence[Floats], false_alarms: float) -> Floats:
-    threshold = min(float(np.quantile(found, false_alarms)) for found in scores)
-    middle = min(float(np.median(found)) for found in scores)
-    return np.array([threshold, max(middle - threshold, 1e-3)])

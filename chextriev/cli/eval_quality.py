@@ -18,6 +18,9 @@ def configure(actions: Any) -> None:
         "--others", type=Path, nargs="+", default=(), metavar="FOLDER", help="pictures that are no chest radiographs"
     )
     parser.add_argument("--model", type=Path, metavar="FILE.json", help="of `train quality` (default: the package's)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="draw the first image, its copies and the verdicts"
+    )
 
 
 def _quality(options: argparse.Namespace) -> None:
@@ -29,4 +32,9 @@ def _quality(options: argparse.Namespace) -> None:
     model = None if options.model is None else read_quality_model(options.model)
     table = read_study_table(options.data)
     study = study_quality(table, split=options.split, others=tuple(options.others), model=model)
+    if options.plot is not None:
+        from chextriev.eval.quality_picture import draw_quality
+
+        first = table.of_split(options.split).radiograph(0)
+        draw_quality(first, options.plot, title="One image, copies of it, and what the check says", model=model)
     emit(options, render_quality(study), study.as_dict())
