@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chextriev.cli.output import add_action, emit
+from chextriev.cli.reading import add_reading_options, chosen_localizer, read_settings
 from chextriev.preprocess import AREAS, CropSpec
 
 
@@ -13,6 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     _add_phantom(actions)
+    _add_import(actions)
     _add_prepare(actions)
     _add_features(actions)
 
@@ -29,6 +31,42 @@ def _phantom(options: argparse.Namespace) -> None:
 
     summary = write_phantoms(options.out, patients=options.patients, seed=options.seed)
     emit(options, f"{summary.sentence()}; written to {options.out}", asdict(summary))
+
+
+def _add_import(actions: Any) -> None:
+    parser = add_action(
+        actions,
+        "import",
+        "read DICOM, JPEG and PNG files without boxes into a folder that `data prepare` takes",
+        _import,
+    )
+    parser.add_argument("source", type=Path, metavar="SRC", help="a folder, or a zip archive")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of grey PNG files, images.csv and regions.csv")
+    parser.add_argument(
+        "--keep-names",
+        action="store_true",
+        help="ids of JPEG and PNG files are their names, where nobody can be known by these (default: keyed hashes)",
+    )
+    add_reading_options(parser)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from chextriev.train.import_radiographs import ImportSettings, import_radiographs
+
+    localizer = chosen_localizer(options)
+    settings = ImportSettings(read_settings(options, make_key=True), options.strict, options.keep_names)
+    manifest = import_radiographs(options.source, options.out, localizer, settings=settings)
+    facts = manifest.facts
+    left_out = ", ".join(f"{reason} {count:,}" for reason, count in facts["quarantined"].items())
+    lines = [
+        f"{facts['radiographs']:,} radiographs, {sum(facts['quarantined'].values()):,} quarantined"
+        f"{f' ({left_out})' if left_out else ''} -> {options.out}",
+        f"  boxes by the {facts['boxes_source']}",
+        f"  {facts['unfit']:,} look unfit to the quality check: see proposals.csv",
+        *(f"  {count:,} times: {remark}" for remark, count in facts["remarks"].items()),
+        f"next: chextriev data prepare {options.out} TABLE",
+    ]
+    emit(options, "\n".join(lines), {"directory": str(options.out), "digest": manifest.digest, **facts})
 
 
 def _add_prepare(actions: Any) -> None:

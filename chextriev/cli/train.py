@@ -1,4 +1,4 @@
-"""`chextriev train`: Lightning's own command line, see `chextriev train fit --help`; `tune` and `quality` have their own."""
+"""`chextriev train`: Lightning's own command line (`train fit --help`); `tune` and `quality` have their own."""
 
 import argparse
 

@@ -8,6 +8,7 @@ from chextriev.burned_in import find_burned_in_text
 from chextriev.errors import ImageError, UnreadableImage
 from chextriev.radiograph import raw_image
 from chextriev.radiograph_image import RadiographImage
+from chextriev.reading.bare_picture import without_texts
 from chextriev.reading.dicom_file import read_dicom
 from chextriev.reading.members import Member, archive_members, folder_members, read_bounded
 from chextriev.reading.picture_file import plain_mode, read_picture
@@ -60,15 +61,18 @@ def read_images(
 
 
 def travelling(source: Path | bytes, *, image_id: str | None, settings: ReadSettings) -> tuple[str, bytes]:
-    """Id and bytes of a radiograph that is sent to a server: JPEG and PNG as they are, all else as raw pixels."""
+    """Id and bytes of a radiograph that is sent to a server.
+
+    JPEG and PNG files of 8 bits are as they are but for texts beside the pixels, all else is raw pixels.
+    """
     content = _content(source, settings)
     pictured = content is not None and content.startswith(_PICTURES) and content[_DICOM_AT] != b"DICM"
     modes = plain_mode(content) if content is not None and pictured else None
     if content is not None and modes == "L":
-        return image_id or _stem(source), content
+        return image_id or _stem(source), without_texts(content)
     image = read_image(source, image_id=image_id, settings=settings)
     if content is not None and modes == "RGB":  # not coloured, which a server would not see
-        return image.image_id, content
+        return image.image_id, without_texts(content)
     return image.image_id, raw_image(image.pixels)
 
 

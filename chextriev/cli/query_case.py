@@ -1,0 +1,44 @@
+"""The radiograph that `chextriev query` asks about, and what a person should know of it."""
+
+import argparse
+
+from chextriev.cli.query_archive import fetch_case
+from chextriev.cli.query_search import Case, Found
+from chextriev.cli.reading import read_settings
+
+UNSURE = 0.5
+"""Mean expected IoU under which proposed boxes are called unsure."""
+
+
+def read_case(options: argparse.Namespace) -> Case:
+    """The file, or the image of an archive, with the boxes of `--boxes`."""
+    from chextriev.radiograph import read_boxes
+    from chextriev.radiograph_file import RadiographFile
+    from chextriev.reading import read_image
+
+    settings = read_settings(options)
+    source = fetch_case(options) if options.image is None else options.image
+    image = read_image(source, image_id=options.image_id, settings=settings)
+    boxes = None if options.boxes is None else read_boxes(options.boxes, image_id=image.image_id)
+    dicom = image.study_id is not None or image.patient_id is not None
+    file = (
+        RadiographFile.from_radiograph(image)
+        if dicom or isinstance(source, bytes)
+        else RadiographFile.from_path(source, image_id=image.image_id, settings=settings)
+    )
+    content = source if isinstance(source, bytes) else None
+    return Case(image, file, boxes, options.patient_id or image.patient_id, content)
+
+
+def remarks_of(case: Case, found: Found) -> list[str]:
+    """Sentences: where the boxes come from, what the quality check and the reader said, who was left out."""
+    remarks = list(found.remarks)
+    if found.located is not None:
+        expected = float(found.located.confidence[0].mean())
+        unsure = ", which is little: look at the boxes" if expected < UNSURE else ""
+        remarks.append(f"boxes by the {found.boxes_source} (expected IoU {expected:.2f}{unsure})")
+    return [
+        *remarks,
+        *(f"the image may be unfit: {reason.text}" for reason in found.quality.reasons),
+        *case.image.remarks,
+    ]
