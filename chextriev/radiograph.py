@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from chextriev.reading import ReadSettings
 
 View = Literal["AP", "PA"]
+_OWN_HEADER = re.compile(rb"P5 ([0-9]{1,6}) ([0-9]{1,6}) 255\n")
 GIVEN = "given"
 """The source of boxes that somebody gave, rather than a localizer."""
 MAX_PIXELS = 89_000_000
@@ -161,6 +163,9 @@ def read_pixels(path: str | Path) -> npt.NDArray[np.uint8]:
 
 def decode_pixels(content: bytes, *, where: str) -> npt.NDArray[np.uint8]:
     """`read_pixels` of a file's bytes, or of raw pixels as `raw_image` writes them; `where` names them in errors."""
+    own = _own_pixels(content)
+    if own is not None:
+        return _not_empty(own, where)
     return _decode(
         io.BytesIO(content), ("JPEG", "PNG", "PPM") if content[:2] == b"P5" else ("JPEG", "PNG"), where=where
     )
@@ -172,6 +177,23 @@ def raw_image(pixels: npt.NDArray[np.uint8]) -> bytes:
         raise UnreadableImage(f"pixels are {list(pixels.shape)} {pixels.dtype}; [height, width] uint8 is needed")
     height, width = pixels.shape
     return b"P5 %d %d 255\n" % (width, height) + pixels.tobytes()
+
+
+def _own_pixels(content: bytes) -> npt.NDArray[np.uint8] | None:
+    """What `raw_image` wrote, without a copy; None for anything else, which Pillow is to read or to refuse."""
+    found = _OWN_HEADER.match(content)
+    if found is None:
+        return None
+    width, height = int(found[1]), int(found[2])
+    if width * height > MAX_PIXELS or len(content) - found.end() != width * height:
+        return None
+    return np.frombuffer(content, np.uint8, offset=found.end()).reshape(height, width)
+
+
+def _not_empty(pixels: npt.NDArray[np.uint8], where: str) -> npt.NDArray[np.uint8]:
+    if pixels.size == 0 or pixels.min() == pixels.max():
+        raise EmptyImage(f"{where}: every pixel is equal; a radiograph is needed")
+    return pixels
 
 
 def _decode(source: str | Path | IO[bytes], formats: tuple[str, ...], *, where: str) -> npt.NDArray[np.uint8]:
@@ -187,9 +209,7 @@ def _decode(source: str | Path | IO[bytes], formats: tuple[str, ...], *, where: 
         if isinstance(error, ImageError):
             raise
         raise UnreadableImage(f"{where}: not a readable JPEG or PNG image ({fault_words(error)})") from None
-    if pixels.size == 0 or pixels.min() == pixels.max():
-        raise EmptyImage(f"{where}: every pixel is equal; a radiograph is needed")
-    return pixels
+    return _not_empty(pixels, where)
 
 
 def read_boxes(path: str | Path, *, image_id: str) -> RegionBoxes:

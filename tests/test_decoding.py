@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from chextriev.errors import EmptyImage, UnreadableImage
-from chextriev.radiograph import MAX_PIXELS, read_pixels
+from chextriev.radiograph import MAX_PIXELS, decode_pixels, raw_image, read_pixels
 
 Pixels = npt.NDArray[np.uint8]
 CORRUPTIONS = 2_000
@@ -233,3 +233,13 @@ def test_real_radiographs_are_read_as_pillow_reads_them() -> None:
         content = path.read_bytes()
         assert same(read_pixels(path), by_pillow(content)), path
         assert same(by_simplejpeg(content), by_pillow(content)), path
+
+
+def test_raw_pixels_come_back_as_they_were_and_are_not_copied() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (70, 50)).astype(np.uint8)
+    content = raw_image(pixels)
+    found = decode_pixels(content, where="raw")
+    assert (found == pixels).all()
+    assert np.shares_memory(found, np.frombuffer(content, np.uint8))
+    assert not found.flags.writeable
+    assert (decode_pixels(content.replace(b"P5 50", b"P5  50"), where="another's") == pixels).all()
