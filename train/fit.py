@@ -89,7 +89,7 @@ class TrainCommand(LightningCLI):
         parser.add_argument(
             "--predictions", type=Path, default=None, help="embeddings that `predict` writes (default: OUT/predictions)"
         )
-        monitor = self._model_class.monitor
+        monitor = self._model_class.monitor  # type: ignore[union-attr]
         parser.add_argument("--best.monitor", type=Monitor, default=monitor, help="what makes a checkpoint the best")
         parser.add_argument(
             "--best.mode", type=Literal["max", "min"], default="max", help="whether large or small is good"

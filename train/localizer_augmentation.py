@@ -128,7 +128,8 @@ def _exposure(draw: np.random.Generator, change: Augmentation) -> tuple[float, .
 def _blurred(levels: Tensor) -> Tensor:
     wide = functional.pad(levels[:, None], (2, 2, 2, 2), mode="replicate")
     across = functional.conv2d(wide, _BLUR.reshape(1, 1, 1, 5))
-    return functional.conv2d(across, _BLUR.reshape(1, 1, 5, 1))[:, 0]
+    blurred: Tensor = functional.conv2d(across, _BLUR.reshape(1, 1, 5, 1))[:, 0]
+    return blurred
 
 
 def _cover(levels: Tensor, draw: np.random.Generator, covers: int) -> None:

@@ -125,7 +125,10 @@ class LocalizerModule(pl.LightningModule):
         published = [weight for weight in self.backbone.extractor.trunk.lite0.parameters() if weight.requires_grad]  # type: ignore[union-attr]
         known = {id(weight) for weight in published}
         fresh = [weight for weight in self.parameters() if weight.requires_grad and id(weight) not in known]
-        groups = [{"params": fresh}, {"params": published, "lr": self.learning_rate * self.backbone_share}]
+        groups: list[dict[str, Any]] = [
+            {"params": fresh},
+            {"params": published, "lr": self.learning_rate * self.backbone_share},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
         steps = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps, self.warm_up))
