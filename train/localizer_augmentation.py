@@ -116,7 +116,8 @@ def _exposed(levels: Tensor, draws: Sequence[np.random.Generator], change: Augme
     grain = torch.from_numpy(np.stack([draw.standard_normal(shape, np.float32) for draw in draws]))
     levels = torch.lerp(levels, _blurred(levels), blur)
     levels = 255 * (levels / 255).clamp(0, 1) ** gamma
-    return (levels - 127.5) * contrast + 127.5 + 255 * brightness + noise * grain
+    exposed: Tensor = (levels - 127.5) * contrast + 127.5 + 255 * brightness + noise * grain
+    return exposed
 
 
 def _exposure(draw: np.random.Generator, change: Augmentation) -> tuple[float, ...]:
