@@ -47,6 +47,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     systems.add_argument("--backbone", default="efficientnet-lite0", help="default: %(default)s")
     systems.add_argument("--weights", help="of the backbone, as for `data features`")
     _add(parts, "eval", "search and metrics in arrays against a plain loop", _eval)
+    query = _add(parts, "query", "a DICOM file to its ten most similar cases through a local Triton, by stage", _query)
+    query.add_argument("--bundle", type=Path, required=True, help="of the encoder")
+    query.add_argument("--localizer", type=Path, required=True, help="bundle of the localizer")
+    query.add_argument("--index", type=Path, required=True, help="of the encoder's embeddings")
+    query.add_argument("--image", type=Path, metavar="FILE", help="default: a made-up DICOM file of 3000 x 2500 pixels")
+    query.add_argument("--engine", metavar="NAME", help="of the encoder (default: onnx-fp32)")
+    query.add_argument("--localizer-engine", metavar="NAME", help="default: onnx-fp32")
+    query.add_argument("--repeats", type=int, metavar="N", help="queries (default: 30)")
     gpu = _add(parts, "index-gpu", "an index on NVIDIA GPUs against the same on the CPU", _index_gpu)
     gpu.add_argument("--device", default="cuda", help="cuda, cuda:1 or several as cuda:0,1 (default: %(default)s)")
     gpu.add_argument("--size", type=int, metavar="N", help="made-up vectors (default: 237000)")
@@ -162,6 +170,14 @@ def _eval(_: argparse.Namespace) -> Content:
     from chextriev.eval.bench import EvalBenchSettings, bench_eval
 
     return bench_eval(EvalBenchSettings())
+
+
+def _query(options: argparse.Namespace) -> Content:
+    from chextriev.serving.bench.query_stages import QueryBenchSettings, bench_query
+
+    names = ("image", "engine", "localizer_engine", "repeats")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return bench_query(QueryBenchSettings(options.bundle, options.localizer, options.index, **given))
 
 
 def _index_gpu(options: argparse.Namespace) -> Content:
