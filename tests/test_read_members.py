@@ -88,6 +88,46 @@ def test_names_that_lead_out_are_refused(name: str, words: str) -> None:
     assert "two" not in found.detail
 
 
+@pytest.mark.parametrize("name", [".", "./."])
+def test_a_member_without_a_name_is_read(name: str) -> None:
+    (found,) = read_images(zipped({name: PNG}))
+    assert isinstance(found, RadiographImage)
+    assert found.image_id == "image"
+
+
+def beyond() -> bytes:
+    """An archive whose member starts farther off than a file can reach."""
+    content = zipped({"two.png": PNG})
+    entry, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    directory, tail = bytearray(content[entry:end]), bytearray(content[end:])
+    extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)
+    struct.pack_into("<H", directory, 30, len(extra))
+    struct.pack_into("<I", directory, 42, 2**32 - 1)
+    struct.pack_into("<I", tail, 12, len(directory) + len(extra))
+    return content[:entry] + bytes(directory) + extra + bytes(tail)
+
+
+def two_ends() -> bytes:
+    """An archive that says at one place that its directory is short, and at another, which zipfile reads, that it is
+    long."""
+    content = zipped({f"{number:04}": b"" for number in range(2000)})
+    end = content.index(b"PK\x05\x06")
+    entries, length, offset = struct.unpack_from("<HII", content, end + 10)
+
+    def record(length: int) -> bytes:
+        return struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, entries, entries, length, offset)
+
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1)
+    tail = bytearray(content[end:])
+    struct.pack_into("<HHII", tail, 8, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1)
+    return content[:end] + record(0) + record(length) + locator + bytes(tail)
+
+
+def test_the_directory_that_is_read_is_the_one_that_is_bounded() -> None:
+    with pytest.raises(UnreadableImage, match="more than 100 files; split the archive"):
+        list(read_images(two_ends(), settings=ReadSettings(max_members=100)))
+
+
 def encrypted() -> bytes:
     content = bytearray(zipped({"two.png": PNG}))
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
@@ -109,12 +149,13 @@ def linked() -> bytes:
     [
         (encrypted(), "it is encrypted"),
         (linked(), "it is a link"),
+        (beyond(), "damaged in its archive"),
         (zipped({"inner.zip": zipped({"two.png": PNG})}), "an archive in a folder or archive"),
         (zipped({"two.png": PNG}, kind=zipfile.ZIP_BZIP2), "packed in another way than deflate"),
         (zipped({"bomb": bytes(2**22)}), "4,194,304 bytes packed into .*; a radiograph never is"),
         (zipped({"large": bytes(2**23)}), "8,388,608 bytes; at most 6,000,000 are read"),
     ],
-    ids=["encrypted", "link", "nested", "bzip2", "ratio", "large"],
+    ids=["encrypted", "link", "beyond", "nested", "bzip2", "ratio", "large"],
 )
 def test_members_that_are_not_unpacked_say_why(content: bytes, words: str) -> None:
     (found,) = read_images(content, settings=ReadSettings(max_file_bytes=6_000_000))
@@ -164,6 +205,15 @@ def test_links_and_pipes_in_folders_are_not_followed(tmp_path: Path) -> None:
     assert [item.detail.split(": ")[-1] for item in images if isinstance(item, Refusal)] == ["not a file"]
     with pytest.raises(UnreadableImage, match="pipe: not a file"):
         read_image(folder / "pipe")
+
+
+def test_names_are_not_said_where_the_folder_has_a_colon(tmp_path: Path) -> None:
+    folder = tmp_path / "Case: one"
+    folder.mkdir()
+    os.mkfifo(folder / "Planted.dcm")
+    (found,) = read_images(folder)
+    assert isinstance(found, Refusal)
+    assert found.detail == f"{folder}, file 0: not a file"
 
 
 def test_nothing_is_unpacked_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

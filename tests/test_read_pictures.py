@@ -1,6 +1,7 @@
 """JPEG and PNG files of 8 and 16 bits: what is read, turned, and refused in words."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     }
     assert np.array_equal(found.pixels, wanted[orientation])
     assert found.remarks == (TURNED,)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [struct.pack("<HIf", 11, 1, np.inf), struct.pack("<HIf", 11, 1, np.nan), struct.pack("<HI4s", 2, 4, b"six")],
+    ids=["infinity", "no number", "a text"],
+)
+def test_a_damaged_orientation_turns_nothing(entry: bytes) -> None:
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHH", 8, 1, 0x112) + entry + bytes(4)
+    for content in (saved(CHEST, exif=exif), saved(CHEST.astype(np.uint16), exif=exif)):
+        assert read_image(content).pixels.shape == CHEST.shape
+        assert RadiographFile.from_bytes(content).decode_image().pixels.shape == CHEST.shape
 
 
 def test_opaque_alpha_is_dropped_and_transparency_refused() -> None:

@@ -18,9 +18,12 @@ Member = tuple[str, bytes | ImageError]
 
 _NO_IMAGES = frozenset({"DICOMDIR", "Thumbs.db", "__MACOSX"})
 _END, _END_64 = b"PK\x05\x06", b"PK\x06\x07"
-_END_BYTES, _COMMENT_BYTES, _LOCATOR_BYTES = 22, 65_535, 20
+_END_BYTES, _COMMENT_BYTES, _LOCATOR_BYTES, _END_64_BYTES = 22, 65_535, 20, 56
 _ENTRY_BYTES = 256  # of a member's entry in the directory of an archive, more than names usually need
-_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, ValueError, NotImplementedError)
+_FAULTS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, OverflowError, ValueError),
+    NotImplementedError,
+)
 
 
 def read_bounded(path: str | Path, limit: int) -> bytes:
@@ -61,7 +64,7 @@ def _content(path: Path, settings: ReadSettings) -> bytes | ImageError:
     try:
         return read_bounded(path, settings.max_file_bytes)
     except UnreadableImage as error:
-        return UnreadableImage(str(error).split(": ", maxsplit=1)[-1].removeprefix(f"{path}: "))
+        return UnreadableImage(str(error).removeprefix(f"{path}: "))
 
 
 def archive_members(source: Path | bytes, settings: ReadSettings, *, where: str) -> Iterator[Member]:
@@ -132,12 +135,19 @@ def _check_directory(stream: IO[bytes], settings: ReadSettings, where: str) -> N
         raise TruncatedArchive(f"{where}: a zip archive that ends early; copy it again")
     (length,) = struct.unpack_from("<I", tail, at + 12)
     if tail[max(0, at - _LOCATOR_BYTES) : at].startswith(_END_64):
-        (offset,) = struct.unpack_from("<Q", tail, at - _LOCATOR_BYTES + 8)
-        stream.seek(min(offset, size))
-        (length,) = struct.unpack_from("<Q", stream.read(56).ljust(56, b"\0"), 40)
+        # zipfile looks right before the locator, whatever that says; other versions of it may not.
+        (stated,) = struct.unpack_from("<Q", tail, at - _LOCATOR_BYTES + 8)
+        before = max(0, size - len(tail) + at - _LOCATOR_BYTES - _END_64_BYTES)
+        length = max(_directory_bytes(stream, offset) for offset in (min(stated, size), before))
     if length > _ENTRY_BYTES * settings.max_members:
         raise UnreadableImage(f"{where}: more than {settings.max_members:,} files; split the archive")
     stream.seek(0)
+
+
+def _directory_bytes(stream: IO[bytes], offset: int) -> int:
+    stream.seek(offset)
+    (length,) = struct.unpack_from("<Q", stream.read(_END_64_BYTES).ljust(_END_64_BYTES, b"\0"), 40)
+    return int(length)
 
 
 def _check_count(count: int, settings: ReadSettings) -> None:

@@ -47,7 +47,8 @@ def read_images(
     where = "the bytes given" if isinstance(source, bytes) else str(source)
     for row, (name, content) in enumerate(_members(source, where, settings)):
         place = f"{where}, file {row}"
-        stem = PurePosixPath(name).with_suffix("").as_posix() if name else "image"
+        path = PurePosixPath(name)
+        stem = path.with_suffix("").as_posix() if path.name else "image"
         try:
             if isinstance(content, ImageError):
                 raise type(content)(f"{place}: {content}")

@@ -89,4 +89,5 @@ def _check_grey(colours: Pixels, where: str) -> None:
 
 
 def _orientation(image: Any) -> int:
-    return int(image.getexif().get(_ORIENTATION, 1))
+    value = image.getexif().get(_ORIENTATION, 1)
+    return int(value) if value in range(1, 9) else 1  # damaged files hold texts here, or infinity
