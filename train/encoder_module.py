@@ -2,25 +2,22 @@
 
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from chextriev.errors import InvalidSetting, OtherBackbone
-from chextriev.preprocess import CropSpec
-from chextriev.systems import SystemSpec, find_system, new_system, trains_backbone
+from chextriev.errors import InvalidSetting
+from chextriev.systems import find_system, new_system, trains_backbone
 from chextriev.train.adjacency import cooccurrence_adjacency
 from chextriev.train.encoder_output import EncoderOutput
 from chextriev.train.encoders import new_encoder, set_adjacency
 from chextriev.train.feature_data import Batch, FeatureData
-from chextriev.train.features import PIXELS, RegionFeatures
-from chextriev.train.gather import gather_rows
 from chextriev.train.learned_backbone import LearnedBackbone, new_learned_backbone
 from chextriev.train.losses import split_loss, system_loss
+from chextriev.train.system_module import SystemModule, on_cpu
 from chextriev.train.validation import mean_auroc, retrieval_precision
 
 
-class EncoderModule(pl.LightningModule):
+class EncoderModule(SystemModule):
     """Train a system as published: Adam, the rate cut where the validation loss stands still.
 
     Args:
@@ -81,7 +78,6 @@ class EncoderModule(pl.LightningModule):
             }
         )
         self.encoder = new_encoder(self.spec, feature_width)
-        self._validated: list[dict[str, Tensor]] = []
 
     def setup(self, stage: str) -> None:
         """Compute the adjacency, where the system has one, from the train split alone; checkpoints carry it."""
@@ -103,13 +99,11 @@ class EncoderModule(pl.LightningModule):
         """Keep what the metrics need: they are of the whole split, not means of batches."""
         kept = {**_outputs(self(batch.features)), **batch._asdict()}
         del kept["features"]
-        self._validated.append({name: _on_cpu(tensor) for name, tensor in kept.items()})
+        self.keep(kept)
 
     def on_validation_epoch_end(self) -> None:
         """Loss, AUROC of the findings and retrieval precision of the deployed embedding, over the split."""
-        own = {name: torch.cat([part[name] for part in self._validated]) for name in self._validated[0]}
-        self._validated.clear()
-        split = gather_rows(own)
+        split = self.whole_split()
         output = EncoderOutput(**{name: split[name] for name in EncoderOutput._fields if name in split})
         findings = split["image_findings"].numpy()
         patients = self._data.table.patient_id[split["row"].numpy()]
@@ -120,17 +114,9 @@ class EncoderModule(pl.LightningModule):
         precision = retrieval_precision(output.embedding, findings, patients, k=5)
         self.log("val_precision_at_5", precision, prog_bar=True, sync_dist=True)
 
-    def test_step(self, batch: Batch, index: int) -> None:
-        """As validation."""
-        self.validation_step(batch, index)
-
-    def on_test_epoch_end(self) -> None:
-        """As validation."""
-        self.on_validation_epoch_end()
-
     def predict_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
         """The embedding of each radiograph and its row of the study table."""
-        return {"row": batch.row.cpu(), "embedding": _on_cpu(self(batch.features).embedding)}
+        return {"row": batch.row.cpu(), "embedding": on_cpu(self(batch.features).embedding)}
 
     def on_train_epoch_end(self) -> None:
         """Cut the rate where it is time, before the epoch's checkpoint: Lightning would do so after it."""
@@ -152,10 +138,6 @@ class EncoderModule(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 
-    def check_features(self, features: RegionFeatures) -> None:
-        """OtherBackbone, with the command that is needed, where the cache is not what this system learns from."""
-        check_features(self.spec, features)
-
     @property
     def _data(self) -> FeatureData:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -164,24 +146,7 @@ class EncoderModule(pl.LightningModule):
         return data
 
 
-def check_features(spec: SystemSpec, features: RegionFeatures) -> None:
-    """OtherBackbone, with the command that is needed, where the cache is not what this system learns from."""
-    if features.crops_digest == spec.crops.digest and (features.backbone == PIXELS) == trains_backbone(spec):
-        return
-    name = PIXELS if trains_backbone(spec) else "NAME"
-    have = CropSpec(**features.crops)
-    raise OtherBackbone(
-        f"system {spec.name} does not learn from these features ({features.backbone}, {have.area} at"
-        f" {have.size} pixels); run: chextriev data features TABLE OUT --backbone {name} --area {spec.crops.area}"
-        f" --size {spec.crops.size}"
-    )
-
-
 def _outputs(output: EncoderOutput) -> dict[str, Tensor]:
     """What validation needs of an output: all but the region vectors, whose mean is the embedding."""
     wanted = output._replace(region_vectors=None)._asdict()
     return {name: tensor for name, tensor in wanted.items() if tensor is not None}
-
-
-def _on_cpu(tensor: Tensor) -> Tensor:
-    return (tensor.float() if tensor.is_floating_point() else tensor).cpu()

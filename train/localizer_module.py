@@ -3,26 +3,23 @@
 import math
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from chextriev.anatomy import Region
 from chextriev.errors import InvalidSetting
 from chextriev.systems import LocalizerSpec, find_system, new_system
-from chextriev.train.encoder_module import check_features
 from chextriev.train.encoders import new_encoder
-from chextriev.train.features import RegionFeatures
-from chextriev.train.gather import gather_rows
 from chextriev.train.learned_backbone import LearnedBackbone, new_learned_backbone
 from chextriev.train.localizer_data import LocalizerData, LocatedBatch
 from chextriev.train.localizer_loss import box_iou, located_loss
 from chextriev.train.localizer_network import LocalizerOutput
+from chextriev.train.system_module import SystemModule
 
 LUNGS = [int(Region.RIGHT_LUNG), int(Region.LEFT_LUNG)]
 
 
-class LocalizerModule(pl.LightningModule):
+class LocalizerModule(SystemModule):
     """Train the localizer: AdamW, its rate raised over the first steps and lowered along a cosine to nothing.
 
     `val_iou` is the mean IoU of the validate split over 18 regions, `val_iou_of_mean_layout` that of the train split's
@@ -74,7 +71,6 @@ class LocalizerModule(pl.LightningModule):
             }
         )
         self.encoder = new_encoder(spec, start.spec.width)
-        self._validated: list[dict[str, Tensor]] = []
 
     def forward(self, images: Tensor) -> LocalizerOutput:
         """Grey images [B, 1, size * size] uint8."""
@@ -90,15 +86,12 @@ class LocalizerModule(pl.LightningModule):
     def validation_step(self, batch: LocatedBatch, _: int) -> None:
         """Keep what the metrics need: they are of the whole split, not means of batches."""
         found = self(batch.images)
-        kept = {"row": batch.row, "given": batch.boxes, "boxes": found.region_boxes, "sure": found.box_confidence}
-        self._validated.append({name: tensor.cpu() for name, tensor in kept.items()})
+        self.keep({"row": batch.row, "given": batch.boxes, "boxes": found.region_boxes, "sure": found.box_confidence})
 
     def on_validation_epoch_end(self) -> None:
         """Loss and IoU over the split, and the IoU of the baseline."""
-        own = {name: torch.cat([part[name] for part in self._validated]) for name in self._validated[0]}
-        self._validated.clear()
-        split = gather_rows(own)
-        boxes, given, sure = split["boxes"].float(), split["given"], split["sure"].float()
+        split = self.whole_split()
+        boxes, given, sure = split["boxes"], split["given"], split["sure"]
         loss = located_loss(LocalizerOutput(boxes, sure), given, torch.ones_like(sure, dtype=torch.bool))
         overlap = box_iou(boxes, given)  # [N, 18]
         layout = self._data.train_layout().expand_as(given)
@@ -111,14 +104,6 @@ class LocalizerModule(pl.LightningModule):
         }
         of_regions = {f"val_iou/{region.label}": overlap[:, region].mean() for region in Region}
         self.log_dict({**measured, **of_regions}, sync_dist=True)
-
-    def test_step(self, batch: LocatedBatch, index: int) -> None:
-        """As validation."""
-        self.validation_step(batch, index)
-
-    def on_test_epoch_end(self) -> None:
-        """As validation."""
-        self.on_validation_epoch_end()
 
     def configure_optimizers(self) -> Any:
         """AdamW in two groups, with its schedule a step."""
@@ -133,10 +118,6 @@ class LocalizerModule(pl.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps, self.warm_up))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def check_features(self, features: RegionFeatures) -> None:
-        """OtherBackbone, with the command that is needed, where the cache is not what a localizer learns from."""
-        check_features(self.spec, features)
 
     @property
     def _data(self) -> LocalizerData:
