@@ -104,6 +104,7 @@ def _operators(name: str, subject: Subject) -> set[str]:
     return {node.op_type for node in onnx.load_model_from_string(subject.bundle.read(name)).graph.node}
 
 
+@pytest.mark.slow
 def test_every_part_of_every_pipeline_is_timed(found: dict[str, Any]) -> None:
     for unit in ("ms", "cpu_ms"):
         assert set(found[unit]) == PIPELINES
@@ -120,6 +121,7 @@ def test_every_part_of_every_pipeline_is_timed(found: dict[str, Any]) -> None:
     assert found["radiograph"]["crops"] == 18
 
 
+@pytest.mark.slow
 def test_targets_say_what_was_measured(found: dict[str, Any]) -> None:
     targets, process = found["targets"], found["process"]["onnx-int8"]
     assert len(targets) == 7
@@ -135,6 +137,7 @@ def test_targets_say_what_was_measured(found: dict[str, Any]) -> None:
     assert targets["int8 end to end, times the baseline"]["measured"] == faster
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnx-fp32", "onnx-int8"])
 def test_a_serving_process_loads_what_it_needs(found: dict[str, Any], engine: str) -> None:
     process = found["process"][engine]

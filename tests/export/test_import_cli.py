@@ -58,6 +58,7 @@ def test_ath_brings_its_backbone_and_encodes_radiographs(tmp_path: Path, capsys:
     assert "has a backbone of its own; leave out --backbone and --weights" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_head_takes_the_backbone_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The published head at the width of efficientnet-lite0."""
     idle = ("model.gcn_layers.", "model.node_attn_layers.", "model.graph_attn.", "model.mlp.")

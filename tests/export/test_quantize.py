@@ -90,6 +90,7 @@ def integer_weights(model: bytes) -> dict[str, npt.NDArray[np.int8]]:
     return {name: array for name, array in found.items() if array.dtype == np.int8 and array.ndim == 4}
 
 
+@pytest.mark.slow
 def test_efficientnet_keeps_its_features(lite0: QuantizedBackbone, lite0_engine: bytes, region_crops: Crops) -> None:
     """Real weights; ranges of 36 crops. The fewer layers are in integers, the nearer the features."""
     wanted = features(lite0_engine, region_crops[:18])

@@ -225,6 +225,7 @@ def test_the_command_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.skipif("CHEXTRIEV_REAL_DATA" not in os.environ, reason="CHEXTRIEV_REAL_DATA is not set")
 def test_real_radiographs_have_features_that_differ_by_region(tmp_path: Path) -> None:
     from chextriev.train.prepare import prepare

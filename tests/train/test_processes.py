@@ -106,7 +106,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("interval", ["1.0", "0.34"])
+@pytest.mark.parametrize("interval", [pytest.param("1.0", marks=pytest.mark.slow), "0.34"])
 def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path, interval: str) -> None:
     words = ("--trainer.max_epochs", "3", "--trainer.val_check_interval", interval)
     by_one(data, tmp_path / "unbroken", "fit", *words)
