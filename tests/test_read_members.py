@@ -108,19 +108,19 @@ def beyond() -> bytes:
 
 
 def two_ends() -> bytes:
-    """An archive that says at one place that its directory is short, and at another, which zipfile reads, that it is
-    long."""
-    content = zipped({f"{number:04}": b"" for number in range(2000)})
-    end = content.index(b"PK\x05\x06")
-    entries, length, offset = struct.unpack_from("<HII", content, end + 10)
+    """An archive that says within a member that its directory is short, and where zipfile looks that it is long."""
 
-    def record(length: int) -> bytes:
+    def record(entries: int, length: int, offset: int) -> bytes:
         return struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, entries, entries, length, offset)
 
-    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1)
+    names = {f"{number:04}": b"" for number in range(2000)}
+    content = zipped({"false": record(1, 1, 1), **names}, kind=zipfile.ZIP_STORED)
+    end = content.index(b"PK\x05\x06")
+    entries, length, offset = struct.unpack_from("<HII", content, end + 10)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, content.index(b"PK\x06\x06"), 1)
     tail = bytearray(content[end:])
     struct.pack_into("<HHII", tail, 8, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1)
-    return content[:end] + record(0) + record(length) + locator + bytes(tail)
+    return content[:end] + record(entries, length, offset) + locator + bytes(tail)
 
 
 def test_the_directory_that_is_read_is_the_one_that_is_bounded() -> None:

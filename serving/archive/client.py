@@ -1,6 +1,7 @@
 """Find, fetch and store over DICOMweb (DICOM PS3.18: QIDO-RS, WADO-RS, STOW-RS)."""
 
 import logging
+import struct
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,18 +26,24 @@ from chextriev.serving.archive.settings import PASSWORD, TOKEN, USER, ArchiveSet
 MODALITIES = "DX", "CR"
 _LATERAL = frozenset({"LL", "RL", "LAT", "LATERAL", "LLD", "RLD", "LLO", "RLO", "LPO", "RPO", "LAO", "RAO"})
 _MODALITY, _VIEW, _PART, _INTENT = "00080060", "00185101", "00180015", "00080068"
+_ASKED = {"StudyInstanceUID": "0020000D", "AccessionNumber": "00080050", "PatientID": "00100020"}
 _UIDS = _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _WORDS: dict[type[ServingError], str] = {
     DeadlineExpired: "the archive did not answer in time; give it longer or ask for less",
     UntrustedServer: "the archive's certificate is not trusted; name the file of its authority (ca_file)",
     ServerUnavailable: "no archive answers at this address; look whether it runs and the address is right",
 }
+_MUDDLES = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError),
+    *(EOFError, StopIteration, struct.error),
+)
+"""What an answer that is none raises below."""
 _TALKATIVE = (
     "dicomweb_client",
     "dicomweb_client.web",
     "dicomweb_client.api",
     "retrying",
-    "urllib3.connectionpool",
+    *("urllib3.connection", "urllib3.connectionpool", "urllib3.response", "urllib3.util.retry"),
     "pydicom",
 )
 
@@ -106,6 +113,8 @@ class DicomWebArchive:
         rows: list[dict[str, Any]] = []
         for modality in MODALITIES:
             rows += self._search({**filters, "Modality": modality}, limit)
+        if any(_is_of_another(row, filters) for row in rows):
+            raise ServerFailed("the archive answers with images that were not asked for; it may not know this filter")
         found = [_candidate(row) for row in rows if _may_be_frontal_chest(row)]
         return tuple(dict.fromkeys(found))
 
@@ -147,6 +156,12 @@ def _may_be_frontal_chest(row: dict[str, Any]) -> bool:
         and (part is None or "CHEST" in part or "THORAX" in part)
         and intent != "FOR PROCESSING"
     )
+
+
+def _is_of_another(row: dict[str, Any], filters: dict[str, str]) -> bool:
+    """Whether an image is of another study, order or patient than was asked for, as where a filter is not known."""
+    found = {name: _value(row, tag) for name, tag in _ASKED.items() if name in filters}
+    return any(value is not None and value != filters[name].strip() for name, value in found.items())
 
 
 def _candidate(row: dict[str, Any]) -> Candidate:
@@ -197,7 +212,7 @@ def _in_words() -> Iterator[None]:
     except (requests.exceptions.RequestException, TooSlow) as error:
         kind = failure_of(error) or ServerFailed
         problem = kind(_WORDS.get(kind, "the archive's answer broke off or makes no sense"))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, StopIteration) as error:
+    except _MUDDLES as error:
         if isinstance(error, ChextrievError):
             raise
         problem = ServerFailed("the archive's answer is no DICOMweb answer; look whether the address is right")

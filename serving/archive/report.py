@@ -36,32 +36,42 @@ def similar_cases_report(
     encoder: digest of the encoder whose embeddings were compared. boxes_source: who drew the region boxes, in words.
     remarks: what a reader should know of the query. The report names the query's patient, since it is to be filed in
     that study; of the hits it holds the ids of the index, and no patient's. It is unverified and preliminary, as
-    nobody has read it. UnreadableImage where `query` is no DICOM file of an image.
+    nobody has read it. UnreadableImage where `query` is no DICOM file of an image, or one whose dates or sex are none.
     """
     if not encoder or not boxes_source:
         raise InvalidSetting("a report names its encoder's digest and who drew the boxes; one of them is empty")
-    highdicom = require("highdicom", extra="dicomweb")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote the values of the patient's file
         image = _evidence(query)
-        report = highdicom.sr.EnhancedSR(
-            evidence=[image],
-            content=_content(image, hits, [_CAUTION_ITEM, *_provenance(encoder, boxes_source), *_remarks(remarks)]),
-            series_instance_uid=highdicom.UID(),
-            series_number=_SERIES_NUMBER,
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer="chextriev",
-            manufacturer_model_name="chextriev",
-            software_versions=__version__,
-            device_serial_number=encoder[:64],
-            series_description=TITLE[1],
-            is_complete=True,
-            specific_character_set="ISO_IR 192",
-        )
-        report.CodingSchemeIdentificationSequence = [_scheme()]
-        buffer = BytesIO()
-        report.save_as(buffer)
+        content = _content(image, hits, [_CAUTION_ITEM, *_provenance(encoder, boxes_source), *_remarks(remarks)])
+        try:
+            return _file_of(image, content, serial_number=encoder[:64])
+        except (ValueError, TypeError, AttributeError):  # they quote those values too
+            raise UnreadableImage(
+                "the query's sex, dates or times are none, and a report repeats them; mend them in the archive"
+            ) from None
+
+
+def _file_of(image: Any, content: Any, *, serial_number: str) -> bytes:
+    highdicom = require("highdicom", extra="dicomweb")
+    report = highdicom.sr.EnhancedSR(
+        evidence=[image],
+        content=content,
+        series_instance_uid=highdicom.UID(),
+        series_number=_SERIES_NUMBER,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="chextriev",
+        manufacturer_model_name="chextriev",
+        software_versions=__version__,
+        device_serial_number=serial_number,
+        series_description=TITLE[1],
+        is_complete=True,
+        specific_character_set="ISO_IR 192",
+    )
+    report.CodingSchemeIdentificationSequence = [_scheme()]
+    buffer = BytesIO()
+    report.save_as(buffer)
     return buffer.getvalue()
 
 

@@ -39,12 +39,13 @@ class _Bounded:
     def stream(self, size: int, decode_content: bool | None = None) -> Iterator[bytes]:
         """As urllib3's."""
         total = 0
-        for chunk in self._raw.stream(min(size, 2**16), decode_content=decode_content):
+        # What has come, up to so many bytes: urllib3's own waits for all of them, each as long as a timeout allows.
+        while chunk := self._raw.read1(min(size, 2**16), decode_content=decode_content):
             total += len(chunk)
-            if total > self._max_bytes:
-                raise TooLarge
-            if time.monotonic() > self._until:
-                raise TooSlow
+            error = TooLarge if total > self._max_bytes else TooSlow if time.monotonic() > self._until else None
+            if error is not None:
+                self._raw.close()  # the connection is of no use to another question, and nobody else ends it
+                raise error
             yield chunk
 
     def __getattr__(self, name: str) -> Any:

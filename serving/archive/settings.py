@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from chextriev.errors import InvalidSetting
+from chextriev.errors import InvalidSetting, MissingFile
 
 TOKEN, USER, PASSWORD = "CHEXTRIEV_DICOMWEB_TOKEN", "CHEXTRIEV_DICOMWEB_USER", "CHEXTRIEV_DICOMWEB_PASSWORD"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -67,6 +67,8 @@ class ArchiveSettings:
             raise InvalidSetting("the archive's address ends before '?' and '#'; give it as https://host/dicom-web")
         if parts.scheme == "http" and not self.allow_http and parts.hostname not in _LOOPBACK:
             raise InvalidSetting("http sends patient data in the clear; give an https address, or allow http")
+        if self.ca_file is not None and not os.path.exists(self.ca_file):
+            raise MissingFile(f"{self.ca_file}: no such file; name the certificates to trust (PEM)")
         for name in ("connect_timeout_s", "answer_timeout_s", "max_bytes"):
             if not getattr(self, name) > 0:
                 raise InvalidSetting(f"archive: {name} is {getattr(self, name)!r}; a positive number is needed")

@@ -1,5 +1,7 @@
 """An archive that is away, slow, hostile or none, and settings that would send patient data astray."""
 
+import json
+import logging
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ import pytest
 from chextriev.errors import (
     DeadlineExpired,
     InvalidSetting,
+    MissingFile,
     RequestRefused,
     ServerFailed,
     ServerUnavailable,
@@ -92,6 +95,7 @@ def ask(url: str, **limits: float) -> str:
         (body(200, b"[{]", Content_Type="application/dicom+json"), ServerFailed),
         (body(200, b'[{"0020000D": 5}]', Content_Type="application/dicom+json"), ServerFailed),
         (body(200, b"[{}]", Content_Type="application/dicom+json"), ServerFailed),
+        (body(200, b"[" * 200_000, Content_Type="application/dicom+json"), ServerFailed),
         (body(400, b"bad Planted-0815"), RequestRefused),
         (body(401), RequestRefused),
         (body(404), RequestRefused),
@@ -123,6 +127,50 @@ def test_a_silent_archive_is_left_in_time() -> None:
             assert ask(url, answer_timeout_s=0.2).startswith(DeadlineExpired.__name__)
         finally:
             answered.set()
+
+
+@pytest.mark.parametrize("header", [b"Content-Length: 1000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n"])
+def test_an_answer_in_drops_is_left_in_time(header: bytes) -> None:
+    """Each drop comes in time, the whole of them does not."""
+    left = threading.Event()
+    sent: list[int] = []
+
+    def drops(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\n" + header)
+        while len(sent) < 1000:
+            handler.wfile.write(b" ")
+            sent.append(1)
+            if left.wait(0.02):
+                return
+
+    with answering(drops) as url, DicomWebArchive(ArchiveSettings(url, answer_timeout_s=0.3), Credentials()) as archive:
+        with pytest.raises(DeadlineExpired):
+            archive.find(patient_id=PATIENT)
+        left.set()
+    assert len(sent) < 1000
+
+
+def test_images_of_another_patient_are_not_taken() -> None:
+    row = {"0020000D": "1.2", "0020000E": "1.3", "00080018": "1.4", "00100020": "B", "00080050": "C"}
+    content = json.dumps([{tag: {"vr": "UI", "Value": [value]} for tag, value in row.items()}]).encode()
+    answer = body(200, content, Content_Type="application/dicom+json")
+    with answering(answer) as url, DicomWebArchive(url, Credentials()) as archive:
+        assert len(archive.find(study_uid="1.2", patient_id="B", accession_number="C")) == 1
+        for asked in ({"study_uid": "1.9"}, {"patient_id": PATIENT}, {"accession_number": PATIENT}):
+            with pytest.raises(ServerFailed, match="not asked for") as caught:
+                archive.find(**asked)
+            assert PATIENT not in str(caught.value)
+
+
+def test_odd_headers_are_not_logged_with_the_address(caplog: pytest.LogCaptureFixture) -> None:
+    def odd(handler: BaseHTTPRequestHandler) -> None:
+        kind = b"Content-Type: application/dicom+json\r\n: odd\r\nContent-Length: 2\r\n\r\n[]"
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + kind)
+
+    caplog.set_level(logging.DEBUG)
+    with answering(odd) as url, DicomWebArchive(url, Credentials()) as archive:
+        assert archive.find(patient_id=PATIENT) == ()
+    assert PATIENT not in caplog.text
 
 
 def test_nobody_there_is_said() -> None:
@@ -158,6 +206,11 @@ def test_an_address_that_would_send_patient_data_astray_is_refused(url: str, rea
     with pytest.raises(InvalidSetting, match=reason) as caught:
         ArchiveSettings(url)
     assert "word" not in str(caught.value)
+
+
+def test_certificates_that_are_not_there_are_said() -> None:
+    with pytest.raises(MissingFile, match=r"absent\.pem: no such file"):
+        ArchiveSettings("https://pacs.example/dicom-web", ca_file="absent.pem")
 
 
 def test_http_inside_a_hospital_is_allowed_by_word() -> None:

@@ -90,6 +90,16 @@ def test_a_query_that_cannot_be_referred_to_is_refused(missing: str) -> None:
         report(query(**{missing: None}))
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["PatientSex", "StudyDate", "StudyTime", "PatientBirthDate"])
+def test_a_value_that_a_report_cannot_repeat_is_refused_unquoted(name: str) -> None:
+    content = query(**{name: "20010101"}).replace(b"20010101", b"Planted!")
+    with pytest.raises(UnreadableImage, match="sex, dates or times") as caught:
+        report(content)
+    assert "Planted" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
 def test_what_is_no_dicom_file_and_a_nameless_encoder_are_refused() -> None:
     with pytest.raises(UnreadableImage, match="no DICOM file"):
         report(b"\xff\xd8\xff a JPEG file")
