@@ -35,8 +35,9 @@ class BurnedInText:
     @property
     def remark(self) -> str:
         """The remark that a radiograph carries; it holds nothing that the text says."""
-        places = "1 place" if len(self.boxes) == 1 else f"{len(self.boxes)} places"
-        return f"burned-in text: {places} in the image look like printed text; look before you pass it on"
+        n = len(self.boxes)
+        places = "1 place in the image looks" if n == 1 else f"{n} places in the image look"
+        return f"burned-in text: {places} like printed text; look before you pass it on"
 
 
 def find_burned_in_text(pixels: Pixels) -> BurnedInText | None:

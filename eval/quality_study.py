@@ -114,7 +114,7 @@ def _others(folder: Path, model: QualityModel) -> OthersRow:
 def pictures_in(folder: Path) -> Iterator[tuple[str, Pixels]]:
     """Name and grey levels of every picture of a folder that can be read, by name; a .npy stack of 0..1 gives several.
 
-    DICOM files that hold no pixels, or ones that cannot be decoded, are passed over, and pictures of one grey level.
+    Files that hold no pixels, or ones that cannot be decoded, are passed over, and pictures of one grey level.
     """
     if not folder.is_dir():
         raise InvalidSetting(f"{folder} is not a folder; give one that holds pictures ({', '.join(PICTURES)})")
@@ -124,14 +124,18 @@ def pictures_in(folder: Path) -> Iterator[tuple[str, Pixels]]:
 
 
 def _pictures(path: Path) -> Iterator[tuple[str, Pixels]]:
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         for number, image in enumerate(np.load(path, allow_pickle=False)):
             yield f"{path.name} {number}", _scaled(image)
-    elif path.suffix == ".dcm":
+    elif path.suffix.lower() == ".dcm":
         yield from _dicom(path)
     else:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            yield path.name, np.asarray(image.convert("L"))
+        content = path.read_bytes()
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                yield path.name, np.asarray(image.convert("L"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # as Pillow says of damaged files
+            return
 
 
 def _dicom(path: Path) -> Iterator[tuple[str, Pixels]]:

@@ -85,7 +85,7 @@ def test_the_remark_holds_no_letter_of_the_text() -> None:
     pixels, _ = write(phantoms()[3], LINES[0], letters=24, fill=255)
     text = find_burned_in_text(pixels)
     assert text is not None
-    assert text.remark.startswith("burned-in text: 1 place")
+    assert text.remark.startswith("burned-in text: 1 place in the image looks like")
     assert BurnedInText(((0, 0, 9, 9), (0, 20, 9, 29))).remark.startswith("burned-in text: 2 places")
 
 

@@ -8,6 +8,7 @@ import pytest
 import skimage
 from PIL import Image
 
+from chextriev.cli import main
 from chextriev.errors import InvalidSetting, MissingFile, UnfitRadiograph, UnreadableImage
 from chextriev.eval.quality_copies import Copy, copies, located_in
 from chextriev.eval.quality_study import pictures_in, study_quality
@@ -180,6 +181,27 @@ def test_the_study_counts(table: StudyTable, tmp_path: Path) -> None:
     assert "| inverted | inverted | 100.0 % | 100.0 % |" in render_quality(study)
     with pytest.raises(InvalidSetting, match="not a folder"):
         study_quality(part, split="validate", others=[tmp_path / "nowhere"])
+
+
+def test_pictures_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "good.PNG")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.PNG").read_bytes()[:4000])
+    np.save(tmp_path / "stack.npy", noise[np.newaxis] / 255)
+    (tmp_path / "stack.npy").rename(tmp_path / "stack.NPY")
+    for name in ("empty.jpg", "empty.DCM", "empty.dcm"):
+        (tmp_path / name).touch()
+    (tmp_path / "text.gif").write_text("no picture")
+    assert [name for name, _ in pictures_in(tmp_path)] == ["good.PNG", "stack.NPY 0"]
+
+
+@pytest.mark.parametrize(("verb", "option"), [("eval", "--plot"), ("train", "--out")])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    verb: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--source", "x"] if verb == "train" else []
+    assert main([verb, "quality", str(tmp_path / "table"), option, str(tmp_path / "no" / "file"), *more]) == 2
+    assert f"for {option}; make it first" in capsys.readouterr().err
 
 
 @pytest.mark.real

@@ -108,6 +108,23 @@ def test_the_report_is_a_structured_report_of_the_patient(ask: Ask, dicom: Path,
     assert "names the patient" in found["remark"]
 
 
+@pytest.mark.parametrize("name", ["image.dcm", "other.txt", "folder"])
+def test_a_report_overwrites_nothing(
+    name: str, dicom: Path, regions_made: TinyBundle, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The name of the query given twice would cost the radiograph."""
+    (tmp_path / "other.txt").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    before = dicom.read_bytes()
+    words = ["query", str(dicom), "--bundle", str(regions_made.folder), "--index", str(index)]
+    assert main([*words, "--report", str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert "a folder" in said if name == "folder" else "exists; a report overwrites nothing" in said
+    assert dicom.read_bytes() == before
+    assert (tmp_path / "other.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "image.dcm", "other.txt"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -129,3 +146,13 @@ def test_options_that_contradict_one_another_are_refused(
 ) -> None:
     assert main(["query", *words, "--bundle", str(regions_made.folder), "--index", str(index)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_embed_refuses_an_engine_of_no_localizer(
+    regions_made: TinyBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As query does: the boxes of the table would be used, and nothing would say so."""
+    words = ["embed", str(regions_made.folder), str(regions_made.study), str(tmp_path / "out")]
+    assert main([*words, "--localizer-engine", "onnx-int8"]) == 2
+    assert "give it with --localizer BUNDLE" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

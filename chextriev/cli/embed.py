@@ -35,6 +35,8 @@ def _embed(options: argparse.Namespace) -> None:
 
     if options.features and options.localizer:
         raise InvalidSetting("--features are of the boxes in the table; leave them out with --localizer")
+    if options.localizer_engine and not options.localizer:
+        raise InvalidSetting("--localizer-engine is of a localizer; give it with --localizer BUNDLE")
     encoder = open_chosen(options)
     features = open_features(options.features) if options.features else None
     table = read_study_table(options.data)

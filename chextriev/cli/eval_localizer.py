@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from chextriev.cli.encoders import add_encoder_options, open_chosen_localizer
-from chextriev.cli.output import add_action, emit
+from chextriev.cli.output import add_action, check_file_place, emit
 
 
 def configure(actions: Any) -> None:
@@ -36,6 +36,7 @@ def _localizer(options: argparse.Namespace) -> None:
     from chextriev.eval.localizer_text import render_localizer
     from chextriev.study_table import read_study_table
 
+    check_file_place(options.picture, "--picture")
     settings = LocalizerSettings(split=options.split, timed=options.timed)
     localizer = open_chosen_localizer(options)
     evaluation, located = evaluate_localizer(localizer, read_study_table(options.data), settings)

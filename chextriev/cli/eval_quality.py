@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from chextriev.cli.output import add_action, emit
+from chextriev.cli.output import add_action, check_file_place, emit
 
 
 def configure(actions: Any) -> None:
@@ -29,6 +29,7 @@ def _quality(options: argparse.Namespace) -> None:
     from chextriev.quality_model import read_quality_model
     from chextriev.study_table import read_study_table
 
+    check_file_place(options.plot, "--plot")
     model = None if options.model is None else read_quality_model(options.model)
     table = read_study_table(options.data)
     study = study_quality(table, split=options.split, others=tuple(options.others), model=model)

@@ -4,7 +4,10 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+
+from chextriev.errors import InvalidSetting
 
 EXIT_REFUSED = 2
 """Of a command whose input was refused, or that found what it judged to fail."""
@@ -28,6 +31,16 @@ def finish_parser(parser: argparse.ArgumentParser, run: Callable[[argparse.Names
 def emit(options: argparse.Namespace, text: str, content: object) -> None:
     """Print `content` as JSON if asked for, else `text`."""
     print(json.dumps(content, indent=2, ensure_ascii=False) if options.json else text)
+
+
+def check_file_place(path: Path | None, option: str) -> None:
+    """InvalidSetting where the file that an option names cannot be written, before hours go into its content."""
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise InvalidSetting(f"there is no folder {path.absolute().parent} for {option}; make it first")
+    if path.is_dir():
+        raise InvalidSetting(f"{path} is a folder; {option} takes the name of a file")
 
 
 def hit_as_json(hit: Any) -> dict[str, Any]:

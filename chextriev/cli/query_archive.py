@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chextriev.cli.output import check_file_place
 from chextriev.cli.query_search import Case, Found
-from chextriev.errors import InvalidSetting, UnsuitableImage
+from chextriev.errors import InvalidSetting, OutputExists, UnsuitableImage
 
 if TYPE_CHECKING:
     from chextriev.serving.archive import DicomWebArchive
@@ -48,8 +49,11 @@ def check_archive_options(options: argparse.Namespace) -> None:
         raise InvalidSetting("--study, --accession, --ca-file and --store are of an archive; give --dicomweb URL too")
     if options.image_number < 1:
         raise InvalidSetting(f"--image-number {options.image_number}; images are counted from 1")
-    if options.report is not None and not options.report.absolute().parent.is_dir():
-        raise InvalidSetting(f"there is no folder {options.report.absolute().parent} for the report; make it first")
+    check_file_place(options.report, "--report")
+    if options.report is not None and os.path.lexists(options.report):
+        raise OutputExists(
+            f"{options.report} exists; a report overwrites nothing, least of all its image: name another"
+        )
 
 
 def fetch_case(options: argparse.Namespace) -> bytes:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from chextriev.cli.output import emit
+from chextriev.cli.output import check_file_place, emit
 
 
 def run_quality(arguments: Sequence[str]) -> None:
@@ -13,6 +13,7 @@ def run_quality(arguments: Sequence[str]) -> None:
     from chextriev.train.quality_fit import QualityFit, fit_quality
 
     options = _parser().parse_args(arguments)
+    check_file_place(options.out, "--out")
     tables = [read_study_table(path) for path in options.data]
     settings = QualityFit(seed=options.seed)
     model = fit_quality(tables, source=options.source, settings=settings)

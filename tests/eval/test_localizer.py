@@ -146,3 +146,15 @@ def test_from_a_bundle_to_numbers_and_a_picture(
     (tmp_path / "other" / "mine.txt").touch()
     assert main([*words[:4], str(tmp_path / "other")]) == 2
     assert "is not a localizer evaluation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("picture", ["no-such-folder/boxes.svg", "."])
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
+    picture: str, localizer: TinyBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["eval", "localizer", str(localizer.folder), str(localizer.study), str(tmp_path / "out")]
+    assert main([*words, "--picture", str(tmp_path / picture)]) == 2
+    said = capsys.readouterr().err
+    assert "InvalidSetting" in said
+    assert "tmp-" not in said
+    assert not any(tmp_path.iterdir())
