@@ -163,6 +163,9 @@ def test_refusals_hold_no_identifier_and_no_name_of_a_file(tmp_path: Path) -> No
     refused = [one for one in read if isinstance(one, Refusal)]
     assert len(refused) == 4
     assert found_in(repr(refused).encode()) == set()
+    whole = (tmp_path / "incoming").rename(tmp_path / WORDS[0])  # an export is often named after its patient
+    again = [one for one in read_images(whole) if isinstance(one, Refusal)]
+    assert again == refused
     for changes in ({"ViewPosition": "LL"}, {"Modality": "Brombeere"}, {"BodyPartExamined": "Wilhelmine"}):
         with pytest.raises(ImageError) as caught:
             read_image(planted_dicom(0, **changes))

@@ -51,7 +51,7 @@ def test_every_radiograph_of_a_folder_or_archive_is_read(tmp_path: Path, packed:
     (refusal,) = [item for item in found if isinstance(item, Refusal)]
     assert refusal.reason == "UnreadableImage"
     assert "c.txt" not in refusal.detail + refusal.image_id
-    assert f"{source}, file {refusal.row}: not a readable JPEG or PNG image, nor DICOM" in refusal.detail
+    assert refusal.detail.startswith(f"file {refusal.row}: not a readable JPEG or PNG image, nor DICOM")
 
 
 def test_a_single_file_and_bytes_are_read_as_folders_are(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_names_are_not_said_where_the_folder_has_a_colon(tmp_path: Path) -> None
     os.mkfifo(folder / "Planted.dcm")
     (found,) = read_images(folder)
     assert isinstance(found, Refusal)
-    assert found.detail == f"{folder}, file 0: not a file"
+    assert found.detail == "file 0: not a file"
 
 
 def test_nothing_is_unpacked_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

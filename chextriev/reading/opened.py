@@ -41,12 +41,13 @@ def read_images(
 ) -> Iterator[RadiographImage | Refusal]:
     """Every radiograph of a folder, with the folders in it, or of a zip archive, and a Refusal for each other file.
 
-    A picture's id is its path within, without suffix. Refusals count files from 0 and name none. Hidden files, links
-    and DICOMDIR are left out. Raises UnreadableImage past a limit of the whole, TruncatedArchive for a damaged archive.
+    A picture's id is its path within, without suffix. Refusals count files from 0 and name neither file nor source.
+    Hidden files, links and DICOMDIR are left out. Raises UnreadableImage past a limit of the whole, TruncatedArchive
+    for a damaged archive.
     """
     where = "the bytes given" if isinstance(source, bytes) else str(source)
     for row, (name, content) in enumerate(_members(source, where, settings)):
-        place = f"{where}, file {row}"
+        place = f"file {row}"  # a folder or archive often bears the name of its patient
         path = PurePosixPath(name)
         stem = path.with_suffix("").as_posix() if path.name else "image"
         try:
@@ -129,7 +130,7 @@ def _only(source: str | Path | bytes, where: str, image_id: str | None, settings
         else:
             found.append(item)
         if len(found) > 1:
-            raise UnreadableImage(f"{where}: more than one radiograph; read_images reads them all")
+            raise UnreadableImage(f"{where}: more than one radiograph; read_images reads them all (data import)")
     if not found:
         why = f"; {refusals[0].detail}" if refusals else ""
         raise UnreadableImage(f"{where}: no radiograph among {len(refusals)} files{why}; read_images says why of each")
