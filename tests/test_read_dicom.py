@@ -119,10 +119,11 @@ def test_without_a_window_the_range_of_the_pixels_is_spread() -> None:
     "changes",
     [
         {"PhotometricInterpretation": "MONOCHROME1"},
+        {"PhotometricInterpretation": "monochrome1"},
         {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"},
         {"PresentationLUTShape": "INVERSE"},
     ],
-    ids=["monochrome1", "both", "shape"],
+    ids=["monochrome1", "small letters", "both", "shape"],
 )
 def test_air_is_dark_however_the_file_says_that_it_is_stored_bright(changes: dict[str, Any]) -> None:
     assert np.abs(grey(data_set(4095 - chest(), **changes)).astype(int) - grey()).max() <= 1

@@ -97,6 +97,14 @@ def test_a_file_that_takes_too_much_memory_is_refused() -> None:
     assert read_image(large).pixels.shape == (700, 700)
 
 
+def test_the_limits_of_one_file_are_not_those_of_the_next() -> None:
+    decoders = Decoders()
+    decoders.ask(as_bytes(data_set()), ReadSettings(decode_memory_bytes=2**24))
+    header, _ = decoders.ask(as_bytes(data_set(EncapsulatedDocument=bytes(2**25))), ReadSettings())
+    decoders.close()
+    assert header["shape"] == [96, 80]
+
+
 def test_threads_read_at_once() -> None:
     contents = [as_bytes(data_set(SOPInstanceUID=f"1.2.{number}"), dicom_files.RLE) for number in range(12)]
     with ThreadPoolExecutor(2) as pool:

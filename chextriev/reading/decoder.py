@@ -76,8 +76,9 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     taken = _address_space()
     while len(lengths := requests.read(LENGTHS.size)) == LENGTHS.size:
         header_bytes, content_bytes = LENGTHS.unpack(lengths)
-        request, content = json.loads(requests.read(header_bytes)), requests.read(content_bytes)
-        _limit(request, taken)
+        request = json.loads(requests.read(header_bytes))
+        _limit(request, taken)  # before the file is here: the last one's limits may be too narrow for it
+        content = requests.read(content_bytes)
         header, pixels = _answer(request, content)
         signal.setitimer(signal.ITIMER_REAL, 0)
         text = json.dumps(header).encode()

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chextriev.errors import UnreadableImage
+from chextriev.reading.facts import text_of
 from chextriev.reading.levels import used_range
 
 Levels = npt.NDArray[np.float64]
@@ -39,7 +40,8 @@ def to_grey(codes: npt.NDArray[np.uint16], stored: Stored, data: Any) -> npt.NDA
     """
     padding = _padding(stored, data)
     levels = _shown(_modality(stored.values, data), codes, padding, data)
-    if data.PhotometricInterpretation == "MONOCHROME1" or data.get("PresentationLUTShape") == "INVERSE":
+    named = text_of(data, "PhotometricInterpretation"), text_of(data, "PresentationLUTShape")
+    if named[0] == "MONOCHROME1" or named[1] == "INVERSE":
         levels = 1 - levels
     levels[padding] = 0
     grey: npt.NDArray[np.uint8] = np.rint(255 * levels.clip(0, 1)).astype(np.uint8)

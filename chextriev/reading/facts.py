@@ -68,9 +68,9 @@ def read_facts(data: Any, *, strict: bool = False) -> Facts:
     turn = _turn(_texts(data, "PatientOrientation"))
     if turn != "LF":
         remarks.append("turned or mirrored to the usual position, as its patient orientation says")
-    if _text(data, "BurnedInAnnotation") == "YES":
+    if text_of(data, "BurnedInAnnotation") == "YES":
         remarks.append("burned-in text: the file says that there is some")
-    if _text(data, "PresentationIntentType") == "FOR PROCESSING":
+    if text_of(data, "PresentationIntentType") == "FOR PROCESSING":
         remarks.append(
             "made for processing, not for presentation: its contrast may be unlike that of other radiographs"
         )
@@ -82,8 +82,8 @@ def read_facts(data: Any, *, strict: bool = False) -> Facts:
         study=_raw_text(data, "StudyInstanceUID"),
         image=_raw_text(data, "SOPInstanceUID"),
         view=view,
-        sex={"F": "F", "M": "M"}.get(_text(data, "PatientSex")),
-        age=_age_band(_text(data, "PatientAge")),
+        sex={"F": "F", "M": "M"}.get(text_of(data, "PatientSex")),
+        age=_age_band(text_of(data, "PatientAge")),
         turn=turn,
         remarks=tuple(remarks),
     )
@@ -91,19 +91,19 @@ def read_facts(data: Any, *, strict: bool = False) -> Facts:
 
 def check_modality(data: Any) -> None:
     """Raise UnsuitableImage for what is no projection radiograph of one grey frame."""
-    modality = _text(data, "Modality")
+    modality = text_of(data, "Modality")
     if modality not in MODALITIES:
         named = modality if modality in _OTHER_MODALITIES else "none that is known" if modality else "not said"
         raise UnsuitableImage(f"its modality is {named}; {', '.join(MODALITIES)} are read")
     samples, frames = _number(data, "SamplesPerPixel", 1), _number(data, "NumberOfFrames", 1)
-    if samples != 1 or _text(data, "PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
+    if samples != 1 or text_of(data, "PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
         raise UnsuitableImage("a colour image; MONOCHROME1 and MONOCHROME2 are read")
     if frames != 1:
         raise UnsuitableImage(f"{frames:,} frames; one is read: save the one that is wanted")
 
 
 def _check_body_part(data: Any, remarks: list[str], *, strict: bool) -> None:
-    part = _text(data, "BodyPartExamined")
+    part = text_of(data, "BodyPartExamined")
     words = set(part.replace("_", " ").replace("-", " ").split())
     if words & CHEST:
         return
@@ -116,7 +116,7 @@ def _check_body_part(data: Any, remarks: list[str], *, strict: bool) -> None:
 
 
 def _view(data: Any, *, strict: bool) -> View | None:
-    stated = [_text(data, "ViewPosition"), *(_text(item, "CodeValue") for item in _items(data, "ViewCodeSequence"))]
+    stated = [text_of(data, "ViewPosition"), *(text_of(item, "CodeValue") for item in _items(data, "ViewCodeSequence"))]
     orientation = _texts(data, "PatientOrientation")
     if any(text[:1] in ("A", "P") for text in orientation):
         raise UnsuitableImage("a lateral view, by its patient orientation; AP and PA are read")
@@ -162,7 +162,8 @@ def _items(data: Any, name: str) -> Iterable[Any]:
     return data.get(name) or ()
 
 
-def _text(data: Any, name: str) -> str:
+def text_of(data: Any, name: str) -> str:
+    """An attribute in capitals, as the standard has its codes; empty where there is none."""
     return _raw_text(data, name).upper()
 
 
