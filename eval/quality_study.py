@@ -119,7 +119,7 @@ def pictures_in(folder: Path) -> Iterator[tuple[str, Pixels]]:
     if not folder.is_dir():
         raise InvalidSetting(f"{folder} is not a folder; give one that holds pictures ({', '.join(PICTURES)})")
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in PICTURES:
+        if path.suffix.lower() in PICTURES and path.is_file():  # a named pipe would wait for a writer
             yield from ((name, pixels) for name, pixels in _pictures(path) if pixels.min() < pixels.max())
 
 

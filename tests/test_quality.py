@@ -1,5 +1,6 @@
 """The quality check: what it refuses, what it does not, and what it says."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,7 @@ def test_pictures_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
     for name in ("empty.jpg", "empty.DCM", "empty.dcm"):
         (tmp_path / name).touch()
     (tmp_path / "text.gif").write_text("no picture")
+    os.mkfifo(tmp_path / "pipe.dcm")
     assert [name for name, _ in pictures_in(tmp_path)] == ["good.PNG", "stack.NPY 0"]
 
 
