@@ -164,8 +164,8 @@ def test_images_of_another_patient_are_not_taken() -> None:
 
 def test_odd_headers_are_not_logged_with_the_address(caplog: pytest.LogCaptureFixture) -> None:
     def odd(handler: BaseHTTPRequestHandler) -> None:
-        kind = b"Content-Type: application/dicom+json\r\n: odd\r\nContent-Length: 2\r\n\r\n[]"
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + kind)
+        head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/dicom+json\r\n"
+        handler.wfile.write(head + b": odd\r\nContent-Length: 2\r\n\r\n[]")
 
     caplog.set_level(logging.DEBUG)
     with answering(odd) as url, DicomWebArchive(url, Credentials()) as archive:
