@@ -1,6 +1,7 @@
 """A radiograph without boxes: what a file yields, before anybody or a localizer says where the regions are."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from chextriev.radiograph import GIVEN, Radiograph, RegionBoxes, View
 
 if TYPE_CHECKING:
     from chextriev.localizer import Localizer
+    from chextriev.uid_key import UidKey
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,19 @@ class RadiographImage:
         if self.pixels.ndim != 2 or self.pixels.dtype != np.uint8:
             kind = f"{list(self.pixels.shape)} {self.pixels.dtype}"
             raise UnreadableImage(f"image {self.image_id}: pixels are {kind}; [height, width] uint8 is needed")
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether its file says nothing of a patient or a study, as JPEG and PNG files do not."""
+        return self.study_id is None and self.patient_id is None
+
+    def named_by(self, key: "UidKey") -> "RadiographImage":
+        """The same image; of a picture with a keyed hash of its pixels as id, which is that of no file's name."""
+        if not self.is_picture:
+            return self
+        digest = hashlib.sha256(f"{self.pixels.shape} ".encode())
+        digest.update(np.ascontiguousarray(self.pixels))
+        return replace(self, image_id=key.hash(digest.hexdigest(), kind="image"))
 
     def with_boxes(self, boxes: RegionBoxes, source: str = GIVEN) -> Radiograph:
         """The radiograph with these boxes, in pixels of the image; source: in words, who or what drew them."""

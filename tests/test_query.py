@@ -17,7 +17,7 @@ from chextriev.encoder import open_encoder
 from chextriev.export.embed import embed_table
 from chextriev.index.build import build_index
 from chextriev.uid_key import UidKey
-from tests.dicom_files import JPEG_LS, PLANTED, as_bytes, data_set
+from tests.dicom_files import JPEG_LS, PLANTED, as_bytes, chest, data_set
 from tests.export.tiny_bundle import TinyBundle
 
 Ask = Callable[..., dict[str, Any]]
@@ -85,6 +85,30 @@ def test_a_key_gives_the_same_id_again(ask: Ask, dicom: Path, tmp_path: Path) ->
     assert first == second != ask(dicom)["query"]
 
 
+def test_a_picture_has_the_id_that_import_gave_it(ask: Ask, tmp_path: Path) -> None:
+    from chextriev.localizer import MeanLayout
+    from chextriev.reading import ReadSettings
+    from chextriev.train.import_radiographs import ImportSettings, import_radiographs
+
+    (tmp_path / "files").mkdir()
+    Image.fromarray(chest(8).astype(np.uint8)).save(tmp_path / "files" / "a.png")
+    settings = ImportSettings(ReadSettings(key=UidKey.create(tmp_path / "key")))
+    import_radiographs(tmp_path / "files", tmp_path / "imported", MeanLayout(), settings=settings)
+    (imported,) = (tmp_path / "imported" / "images").iterdir()
+    assert ask(tmp_path / "files" / "a.png", "--uid-key", tmp_path / "key")["query"] == imported.stem
+    assert ask(tmp_path / "files" / "a.png")["query"] == "a"
+
+
+def test_a_report_needs_a_dicom_file(
+    regions: TinyBundle, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(chest(8).astype(np.uint8)).save(tmp_path / "a.png")
+    words = ["query", str(tmp_path / "a.png"), "--bundle", str(regions.folder), "--index", str(index)]
+    assert main([*words, "--report", str(tmp_path / "report.dcm")]) == 2
+    assert "study of a DICOM file" in capsys.readouterr().err
+    assert not (tmp_path / "report.dcm").exists()
+
+
 def test_strict_refuses_what_is_no_chest(
     ask: Ask, regions: TinyBundle, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +161,7 @@ def test_a_report_overwrites_nothing(
         (["x.dcm", "--image-number", "0"], "counted from 1"),
         (["x.dcm", "--report", "/no/such/folder/report.dcm"], "there is no folder"),
         (["x.dcm", "--server", "127.0.0.1:1"], "give either --bundle"),
+        (["x.dcm", "--boxes", "b.json", "--localizer", "mean-layout"], "give either --boxes or --localizer"),
         (["x.dcm", "--localizer-engine", "onnx-int8"], "UnreadableImage"),
         (["x.dcm", "--uid-key", "no-such-key"], "no-such-key"),
     ],

@@ -17,7 +17,7 @@ from PIL import Image
 
 from chextriev.anatomy import Finding, Region
 from chextriev.artifacts import Manifest, Recipe, check_output, publishing, seal
-from chextriev.errors import DuplicateImage, EmptySplit, UnfitRadiograph
+from chextriev.errors import DuplicateImage, EmptySplit, InvalidSetting, UnfitRadiograph
 from chextriev.localizer import Localizer
 from chextriev.progress import track
 from chextriev.quality import Quality, check_quality
@@ -48,7 +48,7 @@ class ImportSettings:
     """How files are read, and what becomes of them.
 
     strict: leave out what fails the quality check, rather than only say so. keep_names: pictures keep the names of
-    their files as ids, where nobody can be known by them; else keyed hashes stand for those too.
+    their files as ids, where nobody can be known by them; else keyed hashes of their pixels are ids.
     """
 
     reading: ReadSettings = field(default_factory=ReadSettings)
@@ -66,6 +66,8 @@ def import_radiographs(
     """
     settings, out = settings or ImportSettings(), Path(out)
     check_output(out, KIND)
+    if Path(source).resolve() in (out.resolve(), *out.resolve().parents):
+        raise InvalidSetting(f"{out} lies in {source}, so that the next import would read it; name a folder elsewhere")
     recipe = Recipe(
         {"method": METHOD, "strict": settings.strict, "keep_names": settings.keep_names},
         {"localizer": localizer.digest},
@@ -145,13 +147,10 @@ def _readable(source: str | Path, reading: ReadSettings, refusals: list[Refusal]
 
 
 def _named(image: RadiographImage, settings: ImportSettings) -> RadiographImage:
-    """The image under an id that is a plain file name: of a picture, whose id is its path, a hash or that path."""
-    if image.study_id is not None or image.patient_id is not None:  # of DICOM, and a hash already
-        return image
-    if settings.keep_names:
+    """The image under an id that can name a file: a hash, or the path of a picture."""
+    if settings.keep_names and image.is_picture:
         return replace(image, image_id=image.image_id.replace("/", "_"))
-    key = settings.reading.key or process_key()
-    return replace(image, image_id=key.hash(image.image_id, kind="image"))
+    return image.named_by(settings.reading.key or process_key())
 
 
 def _take(

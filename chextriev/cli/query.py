@@ -82,6 +82,8 @@ def _check(options: argparse.Namespace) -> None:
     check_archive_options(options)
     if (options.server is None) == (options.bundle is None):
         raise InvalidSetting("give either --bundle, the encoder to run here, or --server, which has one")
+    if options.boxes is not None and options.localizer is not None:
+        raise InvalidSetting("give either --boxes or --localizer, which proposes them")
     if options.server is None and options.index is None:
         raise InvalidSetting("give --index, the directory of the index to search")
 

@@ -16,6 +16,7 @@ STUDY, ACCESSION = "CHEXTRIEV_STUDY", "CHEXTRIEV_ACCESSION"
 """Variables that name what to fetch: arguments are seen by everybody on a machine, and kept by a shell."""
 
 _LIST = 100
+_DICOM_AT = slice(128, 132)
 _ASKED = {"study": STUDY, "accession": ACCESSION}
 
 
@@ -72,16 +73,25 @@ def fetch_case(options: argparse.Namespace) -> bytes:
         return archive.fetch(found[options.image_number - 1])
 
 
+def read_reported(options: argparse.Namespace, source: Path | bytes) -> bytes | None:
+    """The DICOM file that a report is to refer to, where one was asked for; InvalidSetting where there is none."""
+    if options.report is None and not options.store:
+        return None
+    content = source if isinstance(source, bytes) else b"" if source.is_dir() else source.read_bytes()
+    if content[_DICOM_AT] != b"DICM":
+        raise InvalidSetting("--report is filed in the study of a DICOM file, which IMAGE is not; leave it out")
+    return content
+
+
 def send_report(options: argparse.Namespace, case: Case, found: Found, remarks: list[str]) -> list[str]:
     """Write and store the report that was asked for; sentences that say so."""
     from chextriev.artifacts import write_bytes
     from chextriev.serving.archive import similar_cases_report
 
-    if options.report is None and not options.store:
+    if case.content is None:
         return []
-    content = case.content if case.content is not None else options.image.read_bytes()
     report = similar_cases_report(
-        content, found.hits, encoder=found.encoder_digest, boxes_source=found.boxes_source, remarks=remarks
+        case.content, found.hits, encoder=found.encoder_digest, boxes_source=found.boxes_source, remarks=remarks
     )
     said = []
     if options.report is not None:

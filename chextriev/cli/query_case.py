@@ -2,7 +2,7 @@
 
 import argparse
 
-from chextriev.cli.query_archive import fetch_case
+from chextriev.cli.query_archive import fetch_case, read_reported
 from chextriev.cli.query_search import Case, Found
 from chextriev.cli.reading import read_settings
 
@@ -20,13 +20,14 @@ def read_case(options: argparse.Namespace) -> Case:
     source = fetch_case(options) if options.image is None else options.image
     image = read_image(source, image_id=options.image_id, settings=settings)
     boxes = None if options.boxes is None else read_boxes(options.boxes, image_id=image.image_id)
-    dicom = image.study_id is not None or image.patient_id is not None
+    if settings.key is not None and options.image_id is None:
+        image = image.named_by(settings.key)  # as `data import` has it in the index
     file = (
-        RadiographFile.from_radiograph(image)
-        if dicom or isinstance(source, bytes)
-        else RadiographFile.from_path(source, image_id=image.image_id, settings=settings)
+        RadiographFile.from_path(source, image_id=image.image_id, settings=settings)
+        if image.is_picture and not isinstance(source, bytes)
+        else RadiographFile.from_radiograph(image)
     )
-    content = source if isinstance(source, bytes) else None
+    content = read_reported(options, source)
     return Case(image, file, boxes, options.patient_id or image.patient_id, content)
 
 

@@ -32,7 +32,7 @@ WHOLE_IMAGE = "none needed: this encoder sees the whole image"
 class Case:
     """The radiograph that is asked about, and its boxes where somebody gave them.
 
-    file: as it travels to a server. content: the DICOM file that a report refers to, where it came from an archive.
+    file: as it travels to a server. content: the DICOM file that a report refers to, where one was asked for.
     """
 
     image: "RadiographImage"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from chextriev.anatomy import N_REGIONS
 from chextriev.cli import main
-from chextriev.errors import EmptySplit, OutputExists, UnfitRadiograph
+from chextriev.errors import EmptySplit, InvalidSetting, OutputExists, UnfitRadiograph
 from chextriev.localizer import MeanLayout
 from chextriev.reading import ReadSettings
 from chextriev.study_table import read_study_table
@@ -105,6 +105,22 @@ def test_what_is_unfit_is_marked_or_with_strict_left_out(tmp_path: Path) -> None
         strict = ImportSettings(KEYED.reading, strict=True)
         import_radiographs(tmp_path / "files", tmp_path / "strict", MeanLayout(), settings=strict)
     assert not (tmp_path / "strict").exists()
+
+
+def test_pictures_of_one_name_are_two_and_of_the_same_pixels_one(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    pixels = chest(8).astype(np.uint8)
+    for name, shown in (("a.png", pixels), ("a.jpg", pixels[::-1]), ("b.png", pixels)):
+        Image.fromarray(shown).save(tmp_path / "files" / name)
+    manifest = import_radiographs(tmp_path / "files", tmp_path / "imported", MeanLayout(), settings=KEYED)
+    assert manifest.facts["radiographs"] == 2
+    assert manifest.facts["quarantined"] == {"DuplicateImage": 1}
+
+
+def test_the_output_does_not_lie_in_the_source(files: Path) -> None:
+    with pytest.raises(InvalidSetting, match="name a folder elsewhere"):
+        import_radiographs(files, files / "out", MeanLayout(), settings=KEYED)
+    assert not (files / "out").exists()
 
 
 def test_something_else_is_not_overwritten(files: Path, tmp_path: Path) -> None:
