@@ -245,7 +245,8 @@ def _range(lines: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
     values = _values(lines) or [0.0, 1.0]
     step = _step(max(values) - min(values))
     low, high = floor(min(values) / step) * step, ceil(max(values) / step) * step
-    return max(0.0, low), min(1.0, max(high, low + step))
+    low = max(0.0, min(low, 1.0 - step))  # where every value is 1, the step below it
+    return low, min(1.0, max(high, low + step))
 
 
 def _step(span: float) -> float:

@@ -172,3 +172,25 @@ def test_the_scale_ends_above_the_greatest_value(content):
 
 def _tenth(measures):
     return Measures(measures.n, *(value / 10 for value in list(vars(measures).values())[1:]))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_systems_that_are_all_alike_have_a_scale(content, value):
+    rows = []
+    for label, evaluation in content.rows:
+        at_k = {
+            k: replace(
+                each,
+                measured=replace(each.measured, macro=_all(each.measured.macro, value)),
+                chance=replace(each.chance, macro=_all(each.chance.macro, value)),
+                interval={},
+            )
+            for k, each in evaluation.overall.at_k.items()
+        }
+        rows.append((label, replace(evaluation, overall=replace(evaluation.overall, at_k=at_k))))
+    svg = draw_over_k(report_as_dict(replace(content, rows=rows, cases=())), metric="precision")
+    assert f"{value:.3f}" in svg
+
+
+def _all(measures, value):
+    return Measures(measures.n, *[value] * (len(vars(measures)) - 1))
