@@ -48,7 +48,7 @@ class RadiographImage:
         if not self.is_picture:
             return self
         digest = hashlib.sha256(f"{self.pixels.shape} ".encode())
-        digest.update(np.ascontiguousarray(self.pixels))
+        digest.update(np.ascontiguousarray(self.pixels).data)
         return replace(self, image_id=key.hash(digest.hexdigest(), kind="image"))
 
     def with_boxes(self, boxes: RegionBoxes, source: str = GIVEN) -> Radiograph:

@@ -17,7 +17,7 @@ COPY export export
 COPY serving serving
 COPY index index
 COPY eval eval
-RUN /opt/chextriev/bin/pip install --no-cache-dir --constraint constraints.txt '.[train,export,index,eval,tune,sign]'
+RUN /opt/chextriev/bin/pip install --no-cache-dir --constraint constraints.txt '.[train,export,index,eval,dicom,tune,sign]'
 
 FROM python:${PYTHON}-slim-bookworm
 LABEL org.opencontainers.image.title="chextriev-train" \
