@@ -85,6 +85,7 @@ class ArchiveSession(requests.Session):
         """Where an answer sends the session on to; UntrustedServer where that is another host."""
         target: str | None = super().get_redirect_target(resp)
         if target is not None and urlsplit(target).netloc and _origin(target) != self._origin:
+            resp.close()  # unread, and so its connection open
             raise UntrustedServer("the archive sends on to another host, which is not followed; give its own address")
         return target
 

@@ -1,5 +1,6 @@
 """An archive that is away, slow, hostile or none, and settings that would send patient data astray."""
 
+import gc
 import json
 import logging
 import ssl
@@ -171,6 +172,13 @@ def test_odd_headers_are_not_logged_with_the_address(caplog: pytest.LogCaptureFi
     with answering(odd) as url, DicomWebArchive(url, Credentials()) as archive:
         assert archive.find(patient_id=PATIENT) == ()
     assert PATIENT not in caplog.text
+
+
+def test_a_way_elsewhere_that_is_not_taken_leaves_no_connection_open() -> None:
+    """What is left open says so when it is collected, which is an error of the test that runs then."""
+    with answering(body(302, Location="http://example.org/dicom-web")) as url:
+        assert ask(url).startswith(UntrustedServer.__name__)
+        gc.collect()
 
 
 def test_nobody_there_is_said() -> None:
